@@ -6,11 +6,11 @@
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'STAGES', 'NOTEBOOKS', 'ASSETS', 'DreamError', 'Section',
            'Source', 'OODSource', 'Data', 'Foundation', 'LatentSpace', 'Pool', 'Sampling', 'DecodedPool', 'Decoding',
            'Finetune', 'Contender', 'Training', 'DreamID', 'Method', 'Evaluation', 'Profile', 'find_root', 'resolve',
-           'load_profile', 'seed_for', 'atomic', 'save_tensors', 'load_tensors', 'save_json', 'load_json', 'save_table',
-           'sha256', 'provenance', 'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid',
+           'nice', 'load_profile', 'seed_for', 'atomic', 'save_tensors', 'load_tensors', 'save_json', 'load_json',
+           'save_table', 'sha256', 'provenance', 'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid',
            'execute_notebook', 'main']
 
-# %% ../nbs/00_runs.ipynb #1a702d0c
+# %% ../nbs/00_runs.ipynb #0b6fdd44
 import hashlib,json,os,platform,shutil,sys,time
 from contextlib import contextmanager
 from importlib import metadata
@@ -27,11 +27,11 @@ from fastcore.basics import patch
 from pydantic import BaseModel,ConfigDict,Field,ValidationError,model_validator
 from safetensors.torch import save_file,load_file
 
-# %% ../nbs/00_runs.ipynb #1b10dc36
+# %% ../nbs/00_runs.ipynb #6c4a58c8
 class DreamError(Exception):
     "A mistake in what the user supplied, told in one sentence."
 
-# %% ../nbs/00_runs.ipynb #c0e9c2c0
+# %% ../nbs/00_runs.ipynb #5fe28974
 class Section(BaseModel):
     "Part of a profile: frozen, and closed to unknown keys."
     model_config = ConfigDict(extra='forbid', frozen=True, protected_namespaces=())
@@ -54,7 +54,7 @@ class OODSource(Source):
     "An OOD test set and the group it is averaged in."
     group: Literal['near','far','sanity']
 
-# %% ../nbs/00_runs.ipynb #ea2cb256
+# %% ../nbs/00_runs.ipynb #021d97b5
 class Data(Section):
     "In-distribution images, OOD test sets, and the outliers that choices are made on."
     classes: Annotated[list[str], Field(min_length=2)]
@@ -82,7 +82,7 @@ class Data(Section):
         "The words that name class `c` in a prompt."
         return self.nouns.get(c, c.replace('_',' '))
 
-# %% ../nbs/00_runs.ipynb #ffc44010
+# %% ../nbs/00_runs.ipynb #b3817d0b
 class Foundation(Section):
     "The text-to-image model that dreams."
     model: str                                     # 'bundled', a local folder, or a hub id
@@ -122,7 +122,7 @@ class Sampling(Section):
     "Pools of embeddings, by name."
     pools: dict[str,Pool]
 
-# %% ../nbs/00_runs.ipynb #aaa5e24e
+# %% ../nbs/00_runs.ipynb #657e00fe
 class DecodedPool(Section):
     "One pool of decoded images, and where its conditioning comes from."
     source: Literal['sampling','class_names','other_names']
@@ -149,7 +149,7 @@ class Contender(Section):
     outliers: str|None = None                      # a decoded pool, or 'wide' for real images
     beta: NonNegative|None = None                  # its own β; default: training.beta
 
-# %% ../nbs/00_runs.ipynb #fa504846
+# %% ../nbs/00_runs.ipynb #6dc17e8d
 class Training(Section):
     "The classifier and its contenders."
     backbone: str
@@ -180,7 +180,7 @@ class Evaluation(Section):
     k: Positive = 50                               # neighbour of the KNN detector
     methods: dict[str,Method]
 
-# %% ../nbs/00_runs.ipynb #04f5c3af
+# %% ../nbs/00_runs.ipynb #7aae1b4e
 class Profile(Section):
     "Every hyperparameter of a study."
     name: Annotated[str, Field(pattern=r'^[A-Za-z0-9_.-]+$')]
@@ -207,7 +207,7 @@ class Profile(Section):
         for n,m in self.evaluation.methods.items(): known(f'evaluation.methods.{n}.contender', m.contender, cs)
         return self
 
-# %% ../nbs/00_runs.ipynb #bd5e8b84
+# %% ../nbs/00_runs.ipynb #96971ad9
 def find_root()->Path:
     "The project's root: the nearest folder at or above the working directory that holds settings.ini; else the working directory."
     here = Path.cwd()
@@ -217,6 +217,11 @@ def resolve(path)->Path:
     "`path` as it is if absolute or present, else below the project's root."
     p = Path(path).expanduser()
     return p if p.is_absolute() or p.exists() else find_root()/p
+
+def nice(path)->str:
+    "`path` as people should see it: relative to the project's root where it lies inside."
+    p = Path(path).absolute()
+    return str(p.relative_to(find_root())) if p.is_relative_to(find_root()) else str(path)
 
 def _sentence(e): # one pydantic error -> words
     where = '.'.join(map(str,e['loc']))
@@ -236,7 +241,7 @@ def load_profile(
     try: return Profile(**d)
     except ValidationError as e: raise DreamError(f"Profile {str(path)!r}: {'; '.join(map(_sentence,e.errors()))}.") from None
 
-# %% ../nbs/00_runs.ipynb #142b3037
+# %% ../nbs/00_runs.ipynb #8fcfb614
 def seed_for(
     seed:int, # the run's seed
     *names    # what the randomness is for, e.g. 'decode', 'knn', 17
@@ -244,7 +249,7 @@ def seed_for(
     "A seed that depends on its arguments alone."
     return int.from_bytes(hashlib.sha256(repr((seed,*names)).encode()).digest()[:8],'big') >> 1
 
-# %% ../nbs/00_runs.ipynb #ba4c8b00
+# %% ../nbs/00_runs.ipynb #4a17df7c
 @contextmanager
 def atomic(
     path # the final path; its parent is made if need be
@@ -256,7 +261,7 @@ def atomic(
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
         os.replace(tmp, path)
-    except (PermissionError,NotADirectoryError) as e: raise DreamError(f'Cannot write {str(path)!r} ({e.strerror}): choose another folder or mend its permissions.') from None
+    except (PermissionError,NotADirectoryError) as e: raise DreamError(f'Cannot write {nice(path)!r} ({e.strerror}): choose another folder or mend its permissions.') from None
     finally: tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
 
 def save_tensors(path, **tensors):
@@ -266,8 +271,8 @@ def save_tensors(path, **tensors):
 def load_tensors(path)->dict:
     "Read named tensors; raises DreamError if the file is damaged."
     try: return load_file(path)
-    except FileNotFoundError: raise DreamError(f'There is no file {str(path)!r}: run the stage that writes it first.') from None
-    except Exception as e: raise DreamError(f'{str(path)!r} is damaged ({e}): delete it and run its stage again.') from None
+    except FileNotFoundError: raise DreamError(f'There is no file {nice(path)!r}: run the stage that writes it first.') from None
+    except Exception as e: raise DreamError(f'{nice(path)!r} is damaged ({e}): delete it and run its stage again.') from None
 
 def save_json(path, obj):
     "Write `obj` as readable JSON."
@@ -276,7 +281,7 @@ def save_json(path, obj):
 def load_json(path):
     "Read JSON; raises DreamError if the file is damaged."
     try: return json.loads(Path(path).read_text())
-    except ValueError as e: raise DreamError(f'{str(path)!r} is damaged ({e}): delete it and run its stage again.') from None
+    except ValueError as e: raise DreamError(f'{nice(path)!r} is damaged ({e}): delete it and run its stage again.') from None
 
 def save_table(path, df:pd.DataFrame):
     "Write a table as .csv, .parquet or .md, by its suffix."
@@ -287,7 +292,7 @@ def save_table(path, df:pd.DataFrame):
             case '.md': p.write_text(df.to_markdown(index=False, floatfmt='.2f')+'\n')
             case s: raise ValueError(f'tables are written as .csv, .parquet or .md, not {s}')
 
-# %% ../nbs/00_runs.ipynb #2359c908
+# %% ../nbs/00_runs.ipynb #731eb9fc
 STAGES = {  # name: (sections of the profile it depends on, stages it reads)
     'data':         (['data'], []),
     'foundation':   (['foundation'], ['data']),
@@ -301,7 +306,7 @@ STAGES = {  # name: (sections of the profile it depends on, stages it reads)
 NOTEBOOKS = dict(zip(STAGES, ['01_data','02_foundation','03_latent_space','04_sampling','05_decoding',
                               '06_regularized_training','07_dream_id','08_evaluation']))
 
-# %% ../nbs/00_runs.ipynb #2aebfd11
+# %% ../nbs/00_runs.ipynb #3573a627
 def sha256(path, block=1<<20)->str:
     "Hex digest of a file."
     h = hashlib.sha256()
@@ -323,14 +328,14 @@ def provenance()->dict:
     return dict(commit=commit, packages={p:_version(p) for p in packages}, python=platform.python_version(),
                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(), time=time.strftime('%Y-%m-%dT%H:%M:%S'))
 
-# %% ../nbs/00_runs.ipynb #485ebb6c
+# %% ../nbs/00_runs.ipynb #5951c14e
 class Stage:
     "One stage's folder in a run: what it holds, and whether that is finished."
     def __init__(self, run, name):
         if name not in STAGES: raise DreamError(f'There is no stage {name!r}: choose from {list(STAGES)}.')
         self.run,self.name,self.folder = run,name,run.folder/name
     def __truediv__(self, file)->Path: return self.folder/file
-    def __repr__(self): return f'{self.name}: {"done" if self.done else "not done"} ({self.folder})'
+    def __repr__(self): return f'{self.name}: {"done" if self.done else "not done"} ({nice(self.folder)})'
     def _read(self, file):
         try: return json.loads((self/file).read_text())
         except (OSError,ValueError): return {}
@@ -351,7 +356,7 @@ class Stage:
         p = self._read('provenance.json')
         return p.get('key')==self.key and all((self/f).is_file() and (self/f).stat().st_size==o['size'] for f,o in p['outputs'].items())
 
-# %% ../nbs/00_runs.ipynb #8c469615
+# %% ../nbs/00_runs.ipynb #a27be7d5
 @patch
 def begin(self:Stage):
     "Start or go on with this stage: earlier stages must be done; work for other inputs is set aside, work for these is kept."
@@ -361,7 +366,7 @@ def begin(self:Stage):
         aside = self.run.folder/'set_aside'/f'{self.name}-{time.strftime("%Y%m%d-%H%M%S")}'
         aside.parent.mkdir(parents=True, exist_ok=True)
         self.folder.rename(aside)
-        print(f'{self.name}: its inputs changed; the earlier results now lie in {aside}')
+        print(f'{self.name}: its inputs changed; the earlier results now lie in {aside.relative_to(self.run.folder)} of the run folder')
     save_json(self/'begun.json', dict(key=key))
     return self
 
@@ -378,15 +383,15 @@ def finish(self:Stage, *outputs):
 def require(self:Stage):
     "This stage, if it is done; raises DreamError that says what to run."
     if self.done: return self
-    raise DreamError(f'Stage {self.name!r} is not done in {str(self.run.folder)!r}: run nbs/{NOTEBOOKS[self.name]}.ipynb or `make reproduce` first.')
+    raise DreamError(f'Stage {self.name!r} is not done in {nice(self.run.folder)!r}: run nbs/{NOTEBOOKS[self.name]}.ipynb or `make reproduce` first.')
 
 @patch
 def skip(self:Stage):
     "Say that there is nothing to do, and mark the provenance as checked now."
     (self/'provenance.json').touch()
-    print(f'{self.name}: done, nothing to do ({self.folder})')
+    print(f'{self.name}: done, nothing to do ({nice(self.folder)})')
 
-# %% ../nbs/00_runs.ipynb #79b63093
+# %% ../nbs/00_runs.ipynb #cd25196f
 class Run:
     "One profile at one seed, in one folder."
     def __init__(self, profile:Profile, seed:int=0, root='_runs'):
@@ -398,7 +403,7 @@ class Run:
         run = cls(profile if isinstance(profile,Profile) else load_profile(profile), seed, root)
         save_json(run.folder/'profile.json', run.profile.model_dump())
         return run
-    def __repr__(self): return f'Run({self.profile.name}, seed {self.seed}, {self.folder})'
+    def __repr__(self): return f'Run({self.profile.name}, seed {self.seed}, {nice(self.folder)})'
     def stage(self, name:str)->Stage: return Stage(self, name)
     def generator(self, *names)->torch.Generator:
         "A CPU generator seeded by the run's seed and `names`."
@@ -415,7 +420,7 @@ class Run:
 
 ASSETS = Path(__file__).parent/'assets' if '__file__' in globals() else find_root()/'dream_ood'/'assets'
 
-# %% ../nbs/00_runs.ipynb #f0ce4df8
+# %% ../nbs/00_runs.ipynb #aa19d6b7
 def set_style():
     "The project's look: call once in a notebook."
     sns.set_theme(context='notebook', style='whitegrid', palette='deep', rc={'figure.dpi':90, 'savefig.dpi':120, 'savefig.bbox':'tight', 'axes.spines.top':False, 'axes.spines.right':False})
@@ -452,7 +457,7 @@ def image_grid(
     ax.xaxis.tick_top(); ax.tick_params(length=0)
     return fig
 
-# %% ../nbs/00_runs.ipynb #94b5004e
+# %% ../nbs/00_runs.ipynb #a199c294
 def execute_notebook(
     notebook, # path of the notebook
     output,   # where the executed copy goes
@@ -467,7 +472,7 @@ def execute_notebook(
         if e.ename=='DreamError': raise DreamError(e.evalue) from None
         raise
 
-# %% ../nbs/00_runs.ipynb #28fecf71
+# %% ../nbs/00_runs.ipynb #5f8a9dac
 def main(args=None):
     "`python -m dream_ood.runs check PROFILE` or `... execute NOTEBOOK OUTPUT key=value ...`"
     cmd,*rest = args if args is not None else sys.argv[1:] or ['']
