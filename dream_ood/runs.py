@@ -167,7 +167,9 @@ class DreamID(Section):
     "Inliers as training images."
     inliers: str                                   # the decoded pool
     real_per_class: Positive
-    epochs: Positive
+    steps: Positive                                # of training, the same with and without inliers
+    batch_size: Positive = 64
+    repeats: Positive = 3                          # each with its own real images and starting weights
 
 class Method(Section):
     "A row of the table: a trained contender and the detector that scores it."
