@@ -1,0 +1,93 @@
+"Images: what is read, what is refused, and that batches are reproducible."
+import numpy as np,pytest,torch
+from pathlib import Path
+from PIL import Image
+from dream_ood.data import *
+from dream_ood.runs import DreamError,Profile,Source,load_profile
+
+ROOT = Path(__file__).parent.parent
+
+@pytest.fixture(scope='module')
+def mini(): return load_profile(ROOT/'profiles'/'mini.yaml')
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for c in ('ant','bee'):
+        (tmp_path/c).mkdir()
+        for i in range(5): Image.fromarray(rng.integers(0,256,(40+i,50,3),dtype=np.uint8)).save(tmp_path/c/f'{i}.png')
+    return tmp_path
+
+def src(path, **kw): return Source(kind='folder', path=str(path), **kw)
+
+def test_bundled_sets_have_the_stated_sizes(mini):
+    train,val,test = (id_set(mini,s) for s in ('train','validation','test'))
+    assert train.classes==mini.data.classes and len(train)>=1500*8
+    assert val.labels.bincount().unique().numel()==1 and test.labels.bincount().unique().numel()==1
+    for s in ood_sets(mini).values(): assert (s.labels==-1).all() and s[0][0].shape==(3,32,32)
+
+def test_ood_sets_are_enough_and_grouped(mini):
+    groups = [s.group for s in ood_sets(mini).values()]
+    assert len(groups)-groups.count('sanity')>=6 and {'near','far','sanity'}==set(groups)
+
+def test_no_image_stands_in_two_sets(mini):
+    sets = {s:id_set(mini,s) for s in ('train','validation','test')} | ood_sets(mini) | dict(wide=wide_set(mini), outliers=validation_outliers(mini))
+    assert leaks(sets)==[]
+
+def test_wide_and_validation_outliers_share_no_noun_and_none_with_id_or_held_out(mini):
+    wide,val = set(wide_set(mini).nouns),set(validation_outliers(mini).nouns)
+    assert not wide&val and not (wide|val)&{*mini.data.classes,'sandal','bag'}
+
+def test_folder_reads_resizes_and_limits(mini, folder):
+    s = load_images('mine', src(folder), mini, ['bee','ant'])
+    assert len(s)==10 and s.labels.tolist()==[1]*5+[0]*5 and s.pixels(32).shape==(10,3,32,32)
+    assert len(load_images('mine', src(folder,per_class=2), mini, ['ant','bee']))==4
+    a = load_images('mine', src(folder,per_class=2), mini, ['ant']).images; b = load_images('mine', src(folder,exclude_first=2), mini, ['ant']).images
+    assert len(b)==3 and not set(a)&set(b)
+
+@pytest.mark.parametrize('spoil,words', [
+    (lambda d: (d/'ant'/'0.png').write_bytes(b'no picture'), 'cannot be read'),
+    (lambda d: (d/'ant'/'0.png').write_bytes((d/'ant'/'1.png').read_bytes()[:900]), 'cannot be read'),
+])
+def test_a_corrupt_image_is_one_sentence_that_names_it(mini, folder, spoil, words):
+    spoil(folder)
+    with pytest.raises(DreamError, match=words) as e: load_images('mine', src(folder), mini, ['ant']).pixels(32)
+    assert '0.png' in str(e.value)
+
+def test_what_is_missing_is_one_sentence(mini, folder, tmp_path):
+    with pytest.raises(DreamError, match='wasp'): load_images('mine', src(folder), mini, ['ant','wasp'])
+    with pytest.raises(DreamError, match='no image folder'): load_images('mine', src(folder/'none'), mini)
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(DreamError, match='empty'): load_images('mine', src(tmp_path/'empty'), mini)
+    with pytest.raises(DreamError, match='no bundled sheets'): load_images('mine', Source(kind='sheets',path='none'), mini)
+    with pytest.raises(DreamError, match='CIFAR100'): load_images('mine', Source(kind='cifar100',path=str(tmp_path)), mini)
+
+def test_a_damaged_sheet_is_one_sentence(mini, monkeypatch):
+    import dream_ood.data as data
+    path = next(iter(data._index()))
+    monkeypatch.setattr(data, '_index', lambda: {path: dict(tiles='1', tile_size='28', sha256='0')})
+    with pytest.raises(DreamError, match='damaged'): read_sheet(path)
+
+def test_batches_do_not_depend_on_workers(mini, folder):
+    from dream_ood.data import Transform
+    s,t = load_images('mine', src(folder), mini, ['ant','bee']),Transform(mini,'imagenet')
+    a,b = (torch.cat([x for x,_ in batches(s, 4, t, torch.Generator().manual_seed(1), workers=w)]) for w in (0,2))
+    assert a.equal(b)
+
+def test_in_order_batches_cover_everything_once(mini):
+    s = id_set(mini,'validation')
+    y = torch.cat([y for _,y in batches(s, 77, eval_transform(mini))])
+    assert y.equal(s.labels)
+
+def test_shift_flip_moves_without_changing_content():
+    x = torch.zeros(64,1,9,9,dtype=torch.uint8); x[:,:,4,4] = 200
+    y = shift_flip(x, 2, torch.Generator().manual_seed(0))
+    assert (y.flatten(1).sum(1)==200).all() and y.shape==x.shape
+    at = y[:,0].nonzero()[:,1:]
+    assert at.min()==2 and at.max()==6
+
+def test_full_fashion_mnist_matches_the_bundled_part(mini):
+    root = Path('/usr/share/datasets/fashion-mnist')
+    if not root.exists(): pytest.skip('Debian package dataset-fashion-mnist is not installed')
+    full = load_images('full', Source(kind='fashion_mnist',split='test',select=['coat']), mini, ['coat'])
+    assert {bytes(i.numpy().tobytes()) for i in full.images} >= {bytes(i.numpy().tobytes()) for i in load_images('part', Source(kind='sheets',path='fashion/test',select=['coat']), mini, ['coat']).images}
