@@ -10,7 +10,7 @@ __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'STAGES', 'NO
            'save_table', 'sha256', 'provenance', 'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid',
            'execute_notebook', 'main']
 
-# %% ../nbs/00_runs.ipynb #0b6fdd44
+# %% ../nbs/00_runs.ipynb #b7527fd1
 import hashlib,json,os,platform,shutil,sys,time
 from contextlib import contextmanager
 from importlib import metadata
@@ -27,11 +27,11 @@ from fastcore.basics import patch
 from pydantic import BaseModel,ConfigDict,Field,ValidationError,model_validator
 from safetensors.torch import save_file,load_file
 
-# %% ../nbs/00_runs.ipynb #6c4a58c8
+# %% ../nbs/00_runs.ipynb #e9c2fe93
 class DreamError(Exception):
     "A mistake in what the user supplied, told in one sentence."
 
-# %% ../nbs/00_runs.ipynb #5fe28974
+# %% ../nbs/00_runs.ipynb #ecc6ebbd
 class Section(BaseModel):
     "Part of a profile: frozen, and closed to unknown keys."
     model_config = ConfigDict(extra='forbid', frozen=True, protected_namespaces=())
@@ -54,7 +54,7 @@ class OODSource(Source):
     "An OOD test set and the group it is averaged in."
     group: Literal['near','far','sanity']
 
-# %% ../nbs/00_runs.ipynb #021d97b5
+# %% ../nbs/00_runs.ipynb #6604e124
 class Data(Section):
     "In-distribution images, OOD test sets, and the outliers that choices are made on."
     classes: Annotated[list[str], Field(min_length=2)]
@@ -82,7 +82,7 @@ class Data(Section):
         "The words that name class `c` in a prompt."
         return self.nouns.get(c, c.replace('_',' '))
 
-# %% ../nbs/00_runs.ipynb #b3817d0b
+# %% ../nbs/00_runs.ipynb #35136e54
 class Foundation(Section):
     "The text-to-image model that dreams."
     model: str                                     # 'bundled', a local folder, or a hub id
@@ -122,7 +122,7 @@ class Sampling(Section):
     "Pools of embeddings, by name."
     pools: dict[str,Pool]
 
-# %% ../nbs/00_runs.ipynb #657e00fe
+# %% ../nbs/00_runs.ipynb #703333ae
 class DecodedPool(Section):
     "One pool of decoded images, and where its conditioning comes from."
     source: Literal['sampling','class_names','other_names']
@@ -148,8 +148,9 @@ class Contender(Section):
     start: str|None = None                         # contender whose weights are fine-tuned; none: from scratch
     outliers: str|None = None                      # a decoded pool, or 'wide' for real images
     beta: NonNegative|None = None                  # its own β; default: training.beta
+    phi: Literal['mlp','linear','monotone']|None = None # its own φ; default: training.phi
 
-# %% ../nbs/00_runs.ipynb #6dc17e8d
+# %% ../nbs/00_runs.ipynb #10571b96
 class Training(Section):
     "The classifier and its contenders."
     backbone: str
@@ -182,7 +183,7 @@ class Evaluation(Section):
     k: Positive = 50                               # neighbour of the KNN detector
     methods: dict[str,Method]
 
-# %% ../nbs/00_runs.ipynb #7aae1b4e
+# %% ../nbs/00_runs.ipynb #f2e5ba15
 class Profile(Section):
     "Every hyperparameter of a study."
     name: Annotated[str, Field(pattern=r'^[A-Za-z0-9_.-]+$')]
@@ -209,7 +210,7 @@ class Profile(Section):
         for n,m in self.evaluation.methods.items(): known(f'evaluation.methods.{n}.contender', m.contender, cs)
         return self
 
-# %% ../nbs/00_runs.ipynb #96971ad9
+# %% ../nbs/00_runs.ipynb #e3cb60af
 def find_root()->Path:
     "The project's root: the nearest folder at or above the working directory that holds settings.ini; else the working directory."
     here = Path.cwd()
@@ -243,7 +244,7 @@ def load_profile(
     try: return Profile(**d)
     except ValidationError as e: raise DreamError(f"Profile {str(path)!r}: {'; '.join(map(_sentence,e.errors()))}.") from None
 
-# %% ../nbs/00_runs.ipynb #8fcfb614
+# %% ../nbs/00_runs.ipynb #735ce042
 def seed_for(
     seed:int, # the run's seed
     *names    # what the randomness is for, e.g. 'decode', 'knn', 17
@@ -251,7 +252,7 @@ def seed_for(
     "A seed that depends on its arguments alone."
     return int.from_bytes(hashlib.sha256(repr((seed,*names)).encode()).digest()[:8],'big') >> 1
 
-# %% ../nbs/00_runs.ipynb #4a17df7c
+# %% ../nbs/00_runs.ipynb #97caca93
 @contextmanager
 def atomic(
     path # the final path; its parent is made if need be
@@ -294,7 +295,7 @@ def save_table(path, df:pd.DataFrame):
             case '.md': p.write_text(df.to_markdown(index=False, floatfmt='.2f')+'\n')
             case s: raise ValueError(f'tables are written as .csv, .parquet or .md, not {s}')
 
-# %% ../nbs/00_runs.ipynb #731eb9fc
+# %% ../nbs/00_runs.ipynb #24cd8bda
 STAGES = {  # name: (sections of the profile it depends on, stages it reads)
     'data':         (['data'], []),
     'foundation':   (['foundation'], ['data']),
@@ -308,7 +309,7 @@ STAGES = {  # name: (sections of the profile it depends on, stages it reads)
 NOTEBOOKS = dict(zip(STAGES, ['01_data','02_foundation','03_latent_space','04_sampling','05_decoding',
                               '06_regularized_training','07_dream_id','08_evaluation']))
 
-# %% ../nbs/00_runs.ipynb #3573a627
+# %% ../nbs/00_runs.ipynb #59f78dde
 def sha256(path, block=1<<20)->str:
     "Hex digest of a file."
     h = hashlib.sha256()
@@ -330,7 +331,7 @@ def provenance()->dict:
     return dict(commit=commit, packages={p:_version(p) for p in packages}, python=platform.python_version(),
                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(), time=time.strftime('%Y-%m-%dT%H:%M:%S'))
 
-# %% ../nbs/00_runs.ipynb #5951c14e
+# %% ../nbs/00_runs.ipynb #9338fb20
 class Stage:
     "One stage's folder in a run: what it holds, and whether that is finished."
     def __init__(self, run, name):
@@ -358,7 +359,7 @@ class Stage:
         p = self._read('provenance.json')
         return p.get('key')==self.key and all((self/f).is_file() and (self/f).stat().st_size==o['size'] for f,o in p['outputs'].items())
 
-# %% ../nbs/00_runs.ipynb #a27be7d5
+# %% ../nbs/00_runs.ipynb #bd9ef4c1
 @patch
 def begin(self:Stage):
     "Start or go on with this stage: earlier stages must be done; work for other inputs is set aside, work for these is kept."
@@ -393,7 +394,7 @@ def skip(self:Stage):
     (self/'provenance.json').touch()
     print(f'{self.name}: done, nothing to do ({nice(self.folder)})')
 
-# %% ../nbs/00_runs.ipynb #cd25196f
+# %% ../nbs/00_runs.ipynb #db4c94a6
 class Run:
     "One profile at one seed, in one folder."
     def __init__(self, profile:Profile, seed:int=0, root='_runs'):
@@ -422,7 +423,7 @@ class Run:
 
 ASSETS = Path(__file__).parent/'assets' if '__file__' in globals() else find_root()/'dream_ood'/'assets'
 
-# %% ../nbs/00_runs.ipynb #aa19d6b7
+# %% ../nbs/00_runs.ipynb #20cef89e
 def set_style():
     "The project's look: call once in a notebook."
     sns.set_theme(context='notebook', style='whitegrid', palette='deep', rc={'figure.dpi':90, 'savefig.dpi':120, 'savefig.bbox':'tight', 'axes.spines.top':False, 'axes.spines.right':False})
@@ -459,7 +460,7 @@ def image_grid(
     ax.xaxis.tick_top(); ax.tick_params(length=0)
     return fig
 
-# %% ../nbs/00_runs.ipynb #a199c294
+# %% ../nbs/00_runs.ipynb #640aa419
 def execute_notebook(
     notebook, # path of the notebook
     output,   # where the executed copy goes
@@ -474,7 +475,7 @@ def execute_notebook(
         if e.ename=='DreamError': raise DreamError(e.evalue) from None
         raise
 
-# %% ../nbs/00_runs.ipynb #5f8a9dac
+# %% ../nbs/00_runs.ipynb #d69deaec
 def main(args=None):
     "`python -m dream_ood.runs check PROFILE` or `... execute NOTEBOOK OUTPUT key=value ...`"
     cmd,*rest = args if args is not None else sys.argv[1:] or ['']
