@@ -171,6 +171,7 @@ class DreamID(Section):
     steps: Positive                                # of training, the same with and without inliers
     batch_size: Positive = 64
     repeats: Positive = 3                          # each with its own real images and starting weights
+    test_per_class: Positive|None = None           # ID test images a class that accuracy is measured on; default: all
 
 class Method(Section):
     "A row of the table: a trained contender and the detector that scores it."
