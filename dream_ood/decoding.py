@@ -6,7 +6,7 @@
 __all__ = ['sampled', 'named', 'plan', 'whole', 'write_image', 'decode', 'complete', 'run_decoding', 'pool_images', 'real_images',
            'side_by_side', 'outlier_pools', 'gallery', 'by_distance']
 
-# %% ../nbs/05_decoding.ipynb #6187b056
+# %% ../nbs/05_decoding.ipynb #dfee64ef
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from .runs import DreamError,Run,atomic,image_grid,load_json,load_tensors,nice,s
 from .data import geometry,id_set,read_image
 from .foundation import checked,draw,encode_empty,load_foundation,spread
 
-# %% ../nbs/05_decoding.ipynb #4fd80fb9
+# %% ../nbs/05_decoding.ipynb #f561e457
 def sampled(
     run:Run,
     pool:str # name of a sampled pool
@@ -29,7 +29,7 @@ def sampled(
     s,d = load_tensors(file),load_tensors(run.stage('foundation')/'anchors.safetensors')['anchors'].shape[1]
     z,M = s['z'],run.profile.decoding.pools[pool].per_class or s['z'].shape[1]
     if len(z)<len(cs): raise DreamError(f'{nice(file)!r} has embeddings for {len(z)} classes but the profile has {len(cs)}, so {cs[len(z)]!r} has none: run nbs/04_sampling.ipynb again.')
-    if not 0<M<=z.shape[1]: raise DreamError(f'{nice(file)!r} has {z.shape[1]} embeddings for each class but decoding.pools.{pool}.per_class asks for {M or "some"}: sample more or decode fewer.')
+    if not 0<M<=z.shape[1]: raise DreamError(f'{nice(file)!r} has {z.shape[1]} embeddings for each class but decoding.pools.{pool}.per_class asks for {M or 1}: sample more or decode fewer.')
     for c,zc in zip(cs,z):
         try: checked(zc, d)
         except DreamError as e: raise DreamError(f'{nice(file)!r}, class {c!r}: {e}') from None
@@ -37,7 +37,7 @@ def sampled(
     columns = {k:s.get(k,nan)[:len(cs),:M].flatten().numpy() for k in ('boundary','distance')}
     return pd.DataFrame({'class':np.repeat(cs,M), 'index':list(range(M))*len(cs), 'prompt':run.profile.foundation.prompt, **columns}), z[:len(cs),:M].flatten(0,1)
 
-# %% ../nbs/05_decoding.ipynb #e17e3467
+# %% ../nbs/05_decoding.ipynb #8af2ee27
 def named(
     run:Run,
     pool:str # name of a pool made from words
@@ -64,7 +64,7 @@ def plan(
     df['seed'] = [seed_for(run.seed,'decode',pool,c,i) for c,i in zip(df['class'],df['index'])]
     return df.assign(source=source)[['file','class','seed','source','boundary','distance','prompt']], what
 
-# %% ../nbs/05_decoding.ipynb #6f2709b9
+# %% ../nbs/05_decoding.ipynb #b1160084
 def whole(
     file # PNG
 )->bool:
@@ -83,7 +83,7 @@ def write_image(
     i = Image.fromarray(x.permute(1,2,0).numpy())
     with atomic(file) as f: (i.convert('L') if greyscale else i).save(f)
 
-# %% ../nbs/05_decoding.ipynb #2f59640e
+# %% ../nbs/05_decoding.ipynb #83bb867d
 def decode(
     run:Run,
     pipe,            # foundation
@@ -105,7 +105,7 @@ def decode(
             bar.update(len(rows))
     return len(todo)
 
-# %% ../nbs/05_decoding.ipynb #41f9cb47
+# %% ../nbs/05_decoding.ipynb #47054883
 def complete(
     folder:Path # of a decoded pool
 )->bool:
@@ -128,7 +128,7 @@ def run_decoding(
         save_table(stage/n/'metadata.parquet', df.assign(bytes=[(stage/n/f).stat().st_size for f in df.file]))
     stage.finish(*(f'{n}/metadata.parquet' for n in pools))
 
-# %% ../nbs/05_decoding.ipynb #b1c75af6
+# %% ../nbs/05_decoding.ipynb #8d550c04
 def pool_images(
     run:Run,
     pool:str,
@@ -144,20 +144,21 @@ def real_images(ds, label:int, n:int, size:int)->Tensor: # (n, 3, size, size) ui
     "Some real images of a class."
     return ds.subset(spread((ds.labels==label).nonzero().flatten().tolist(), n)).pixels(size)
 
-# %% ../nbs/05_decoding.ipynb #69c4f841
+# %% ../nbs/05_decoding.ipynb #c33e271f
 def side_by_side(
     columns:dict,       # title -> list of (n, 3, H, W) uint8 tensors, one a row
     row_labels:list[str],
     scale:float=0.5     # inches an image
 ): # matplotlib Figure
     "Rows of images in titled blocks, a gap between the blocks."
-    rows,titles = [],[]
-    n = max(len(x) for b in columns.values() for x in b)
-    gap = torch.full_like(next(iter(columns.values()))[0][:1], 255)
-    def padded(x): return torch.cat([x, gap.expand(n-len(x),-1,-1,-1)])
-    for r in range(len(row_labels)): rows += [t for b in columns.values() for t in (padded(b[r]),gap)][:-1]
-    for t in columns: titles += ['']*((n-1)//2)+[t]+['']*(n-1-(n-1)//2)+['']
-    return image_grid(torch.cat(rows), cols=len(titles)-1, row_labels=row_labels, titles=titles[:-1], scale=scale)
+    first = next(iter(columns.values()))[0]
+    n,w = max(len(x) for b in columns.values() for x in b),first.shape[-1]+2
+    white = torch.full_like(first[:1], 255)
+    def padded(x): return torch.cat([x, white.expand(n+1-len(x),-1,-1,-1)])
+    images = [padded(b[r]) for r in range(len(row_labels)) for b in columns.values()]
+    fig = image_grid(torch.cat(images), cols=len(columns)*(n+1), row_labels=row_labels, scale=scale, gap=2)
+    fig.axes[0].set_xticks([(i*(n+1)+n/2)*w for i in range(len(columns))], list(columns))
+    return fig
 
 def outlier_pools(run:Run)->list[str]:
     "The decoded pools that hold outliers."
@@ -172,10 +173,10 @@ def gallery(
     p = run.profile; cs = spread(list(enumerate(p.data.classes)), rows); train = id_set(p,'train')
     plain = [n for n,q in p.decoding.pools.items() if q.source=='class_names'][:1]
     columns = {'real':[real_images(train,i,n,p.data.image_size) for i,_ in cs]}
-    columns |= {f'{w}: {m}':[pool_images(run,m,c,n) for _,c in cs] for w,ms in (('from the name',plain),('dreamed',outlier_pools(run))) for m in ms}
+    columns |= {title:[pool_images(run,m,c,n) for _,c in cs] for title,m in [('from the name',m) for m in plain]+[(f'dreamed: {m}',m) for m in outlier_pools(run)]}
     return side_by_side(columns, [c for _,c in cs])
 
-# %% ../nbs/05_decoding.ipynb #a80f4b12
+# %% ../nbs/05_decoding.ipynb #b8290ac7
 def by_distance(
     run:Run,
     pool:str,  # sampled and decoded

@@ -1,0 +1,148 @@
+"Decoding: what a killed process leaves behind is finished by the next, and embeddings that do not fit are refused before anything is drawn."
+import io,os,signal,subprocess,sys,time
+import numpy as np,pandas as pd,pytest,torch,yaml
+from pathlib import Path
+from PIL import Image
+from dream_ood.decoding import *
+from dream_ood.data import pool_set
+from dream_ood.foundation import anchors,tiny_pipeline
+from dream_ood.runs import *
+
+MINI = Path(__file__).parent.parent/'profiles'/'mini.yaml'
+CLASSES = ['coat','boot','shirt']
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    d = tmp_path_factory.mktemp('model')/'tiny'
+    tiny_pipeline().save_pretrained(d)
+    return d
+
+@pytest.fixture(scope='module')
+def settings(model):
+    d = yaml.safe_load(MINI.read_text())
+    d['data'] |= dict(classes=CLASSES, wide=None, validation_outliers=None)
+    d['foundation']['model'] = str(model)
+    d['sampling']['pools'] = dict(knn=dict(rule='knn',per_class=7), inliers=dict(rule='inliers',per_class=4))
+    d['decoding'] = dict(steps=2, guidance=3., batch_size=4, pools=dict(knn=dict(source='sampling'), inliers=dict(source='sampling',per_class=2),
+                         plain=dict(source='class_names',per_class=3), names=dict(source='other_names',per_class=2)))
+    d['training']['contenders'] = dict(cross_entropy={})
+    d['evaluation']['methods'] = dict(MSP=dict(contender='cross_entropy',detector='msp'))
+    return d
+
+def prepared(profile:Profile, root, z=None):
+    "A run whose earlier stages are done, with made-up embeddings."
+    run = Run.open(profile, 0, root)
+    for n in ('data','foundation','latent_space','sampling'):
+        s = run.stage(n).begin()
+        if n=='foundation':
+            pipe = tiny_pipeline()
+            save_tensors(s/'anchors.safetensors', anchors=anchors(pipe,CLASSES))
+            save_json(s/'nouns.json', ['cat','dog','tree','fish'])
+        elif n=='sampling':
+            for pool,q in profile.sampling.pools.items():
+                g = run.generator(pool)
+                save_tensors(s/f'{pool}.safetensors', z=torch.randn(len(CLASSES),q.per_class,32,generator=g)*.02 if z is None else z,
+                             distance=torch.rand(len(CLASSES),q.per_class,generator=g), boundary=torch.zeros(len(CLASSES),q.per_class,dtype=torch.long))
+        else: save_json(s/'made_up.json', 1)
+        s.finish()
+    return run
+
+@pytest.fixture
+def run(settings, tmp_path): return prepared(Profile(**settings), tmp_path)
+
+def images(run): return {str(f.relative_to(run.folder)):f.read_bytes() for f in sorted((run.folder/'decoding').glob('*/*/*.png'))}
+
+def test_every_pool_is_whole_and_says_where_its_images_come_from(run):
+    run_decoding(run)
+    m = {n:pd.read_parquet(run.stage('decoding')/n/'metadata.parquet') for n in run.profile.decoding.pools}
+    assert {n:len(d) for n,d in m.items()}==dict(knn=21,inliers=6,plain=9,names=6)
+    assert pd.concat(m.values()).seed.is_unique
+    d = m['knn']
+    assert list(d)==['file','class','seed','source','boundary','distance','prompt','bytes']
+    assert d.seed.tolist()==[seed_for(0,'decode','knn',c,i) for c in CLASSES for i in range(7)]
+    z = load_tensors(run.stage('sampling')/'knn.safetensors')
+    assert np.allclose(d.distance, z['distance'].flatten())
+    assert m['plain'].prompt.tolist()==[f'a picture of a {c}' for c in CLASSES for _ in range(3)]
+    assert m['names']['class'].value_counts().to_dict()==dict(cat=2,dog=1,tree=2,fish=1)
+    s = pool_set(run.stage('decoding')/'knn', run.profile)
+    assert len(s)==21 and s.labels.bincount().tolist()==[7,7,7] and s[0][0].shape==(3,32,32)
+    assert (pool_set(run.stage('decoding')/'names', run.profile).labels==-1).all()
+
+def test_a_greyscale_profile_writes_grey_images(run):
+    run_decoding(run)
+    with Image.open(run.stage('decoding')/'knn'/'coat'/'00000.png') as i: assert i.mode=='L' and i.size==(32,32)
+
+def test_finished_work_is_left_alone_and_what_is_lost_or_damaged_is_drawn_again(run, capsys):
+    run_decoding(run); before = images(run)
+    times = {f:(run.folder/f).stat().st_mtime_ns for f in before}
+    run_decoding(run)
+    assert 'nothing to do' in capsys.readouterr().out
+    result = load_json(run.stage('decoding')/'provenance.json')['result']
+    lost,cut = run.folder/'decoding/knn/boot/00003.png',run.folder/'decoding/plain/coat/00001.png'
+    lost.unlink(); cut.write_bytes(cut.read_bytes()[:-30])
+    run_decoding(run)
+    assert images(run).keys()==before.keys()
+    again = {f for f,t in times.items() if (run.folder/f).stat().st_mtime_ns!=t}
+    assert again=={str(f.relative_to(run.folder)) for f in (lost,cut)}
+    for f in again: assert np.abs(np.asarray(Image.open(run.folder/f),int)-np.asarray(Image.open(io.BytesIO(before[f])),int)).max()<=2
+    assert all((run.folder/f).read_bytes()==b for f,b in before.items() if f not in again)
+
+def test_images_do_not_depend_on_the_batch_size(settings, run, tmp_path):
+    run_decoding(run)
+    other = prepared(Profile(**settings|dict(decoding=settings['decoding']|dict(batch_size=21))), tmp_path/'other')
+    run_decoding(other)
+    for (f,a),(g,b) in zip(images(run).items(), images(other).items()):
+        a,b = (np.asarray(Image.open(r.folder/n),int) for r,n in ((run,f),(other,g)))
+        assert f==g and np.abs(a-b).max()<=2
+
+def test_killed_in_the_middle_it_goes_on_where_it_was(settings, tmp_path):
+    settings = settings|dict(decoding=settings['decoding']|dict(steps=25))
+    f = tmp_path/'mine.yaml'; f.write_text(yaml.safe_dump(settings))
+    whole_,run = (prepared(load_profile(f), tmp_path/n) for n in ('whole','killed'))
+    run_decoding(whole_)
+    child = subprocess.Popen([sys.executable,'-c',f'from dream_ood.runs import Run; from dream_ood.decoding import run_decoding; run_decoding(Run.open({str(f)!r},0,{str(tmp_path/"killed")!r}))'],
+                             env=os.environ|dict(OMP_NUM_THREADS='1'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.time()+120
+        while len(images(run))<8 and time.time()<end and child.poll() is None: time.sleep(.01)
+    finally: child.send_signal(signal.SIGKILL); child.wait()
+    left = {f:(run.folder/f).stat().st_mtime_ns for f in images(run)}
+    assert 8<=len(left)<42 and not run.stage('decoding').done
+    assert all(whole(run.folder/f) for f in left)             # nothing half-written bears its final name
+    (run.folder/'decoding'/'knn'/'coat'/'.00099.1.tmp.png').write_bytes(b'half')
+    run_decoding(run)
+    assert run.stage('decoding').done
+    assert all((run.folder/f).stat().st_mtime_ns==t for f,t in left.items())   # finished images were kept
+    assert images(run).keys()==images(whole_).keys()
+    for f in images(run): assert np.abs(np.asarray(Image.open(run.folder/f),int)-np.asarray(Image.open(whole_.folder/f),int)).max()<=2
+    assert not list(run.folder.rglob('.*.tmp*'))
+
+@pytest.mark.parametrize('z,words', [
+    (torch.zeros(2,7,32), "'shirt' has none"),
+    (torch.zeros(3,0,32), 'has 0 embeddings'),
+    (torch.zeros(3,7,768), "'coat'.*768.*32"),
+    (torch.zeros(3,7,32).index_fill(0,torch.tensor([1]),torch.nan), "'boot'.*NaN"),
+    (torch.zeros(3,1,32), 'inliers.per_class asks for 2'),
+])
+def test_embeddings_that_do_not_fit_are_refused_before_anything_is_drawn(settings, tmp_path, z, words):
+    run = prepared(Profile(**settings), tmp_path, z)
+    with pytest.raises(DreamError, match=words): run_decoding(run)
+    assert images(run)=={}
+
+def test_a_pool_of_other_names_needs_names(run):
+    save_json(run.stage('foundation')/'nouns.json', [])
+    with pytest.raises(DreamError, match='foundation.nouns'): plan(run, 'names')
+
+def test_sampling_comes_first(settings, tmp_path):
+    with pytest.raises(DreamError, match='run nbs/'): run_decoding(Run.open(Profile(**settings), 0, tmp_path))
+
+def test_the_gallery_shows_real_plain_and_dreamed(run, monkeypatch):
+    import dream_ood.decoding as D
+    from dream_ood.data import ImageSet
+    monkeypatch.setattr(D, 'id_set', lambda p,split: ImageSet(split, torch.zeros(9,1,32,32,dtype=torch.uint8), [0,0,0,1,1,1,2,2,2], CLASSES))
+    run_decoding(run)
+    fig = gallery(run, n=3)
+    assert [t.get_text() for t in fig.axes[0].get_xticklabels()]==['real','from the name','dreamed: knn']
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()]==CLASSES
+    x,d = by_distance(run, 'knn', 'coat', 5)
+    assert len(x)==5 and d==sorted(d)

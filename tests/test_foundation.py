@@ -1,0 +1,141 @@
+"The foundation: what it refuses, that one token gives way and nothing else, and that an image depends on its own seed alone."
+import json,shutil
+import pandas as pd,pytest,torch,yaml
+from pathlib import Path
+from dream_ood.foundation import *
+from dream_ood.foundation import native_size
+from dream_ood.runs import DreamError,Profile
+
+MINI = Path(__file__).parent.parent/'profiles'/'mini.yaml'
+PROMPT = 'a picture of a {}'
+
+@pytest.fixture(scope='module')
+def pipe(): return tiny_pipeline()
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory, pipe):
+    d = tmp_path_factory.mktemp('model')/'tiny'
+    pipe.save_pretrained(d)
+    return d
+
+@pytest.fixture
+def model(saved, tmp_path): return Path(shutil.copytree(saved, tmp_path/'tiny'))
+
+def changed(**foundation):
+    d = yaml.safe_load(MINI.read_text())
+    d['foundation'] |= foundation; d['data']['validation_outliers'] = None
+    return Profile(**d)
+
+def hooks(pipe): return len(pipe.text_encoder.get_input_embeddings()._forward_hooks)
+
+# --- loading ---
+def test_a_saved_model_loads_as_it_was(saved, pipe):
+    got = load_foundation(saved)
+    assert got.safety_checker is None and got.scheduler.config.prediction_type=='v_prediction'
+    e = encode(pipe, PROMPT, ['coat'])
+    assert generate(got, e, [3], 2, 3., 32).equal(generate(pipe, e, [3], 2, 3., 32))
+
+def test_half_precision_from_a_profile(saved): assert load_foundation(changed(model=str(saved),dtype='float16')).unet.dtype==torch.float16
+
+def drop_text_encoder(d):
+    i = json.loads((d/'model_index.json').read_text()); i['text_encoder'] = [None,None]
+    (d/'model_index.json').write_text(json.dumps(i))
+
+def truncate(f): f.write_bytes(f.read_bytes()[:-1000])
+
+@pytest.mark.parametrize('spoil,words', [
+    (lambda d: shutil.rmtree(d), 'no folder'),
+    (lambda d: (d/'model_index.json').unlink(), 'model_index.json'),
+    (lambda d: (d/'model_index.json').write_text('{"a":'), 'not valid JSON'),
+    (drop_text_encoder, 'no text_encoder'),
+    (lambda d: shutil.rmtree(d/'vae'), "'vae'"),
+    (lambda d: truncate(d/'unet'/'diffusion_pytorch_model.safetensors'), 'diffusion_pytorch_model.safetensors'),
+    (lambda d: (d/'text_encoder'/'model.safetensors').write_bytes(b''), 'model.safetensors'),
+    (lambda d: (d/'vae'/'diffusion_pytorch_model.safetensors').unlink(), 'could not be loaded'),
+    (lambda d: (d/'tokenizer'/'tokenizer.json').write_text('{'), 'could not be loaded'),
+])
+def test_a_broken_model_is_one_sentence(model, spoil, words):
+    spoil(model)
+    with pytest.raises(DreamError, match=words) as e: load_foundation(model)
+    assert '\n' not in str(e.value)
+
+# --- words ---
+@pytest.mark.parametrize('word', ['xylophone','trowser','tshrt','','coat xylophone','☂'])
+def test_an_unknown_word_is_named(pipe, word):
+    with pytest.raises(DreamError, match='does not know'): token_ids(pipe, word)
+    with pytest.raises(DreamError, match='does not know'): encode(pipe, PROMPT, [word])
+
+def test_an_anchor_of_several_tokens_is_their_rescaled_mean(pipe):
+    cat,dog,both = anchors(pipe, ['cat','dog','cat_dog'])
+    assert torch.cosine_similarity(both,(cat+dog),dim=0)>1-1e-6 and abs(both.norm()-(cat.norm()+dog.norm())/2)<1e-6
+
+def test_known_nouns_leave_out_id_classes_and_unknown_words(model):
+    pd.DataFrame(dict(noun=['cat','coat','xylophone','dog','cat'])).to_csv(model/'nouns.csv', index=False)
+    assert known_nouns(changed(), load_foundation(model))==['cat','dog']
+    (model/'nouns.csv').unlink()
+    assert known_nouns(changed(), load_foundation(model))==[]
+    with pytest.raises(DreamError, match='no file'): known_nouns(changed(nouns=str(model/'mine.csv')), load_foundation(model))
+    pd.DataFrame(dict(word=['cat'])).to_csv(model/'mine.csv', index=False)
+    with pytest.raises(DreamError, match='no column'): known_nouns(changed(nouns=str(model/'mine.csv')), load_foundation(model))
+
+# --- one token gives way ---
+@pytest.mark.parametrize('prompt', ['{}', PROMPT, 'a {} of a picture', '{}, a picture'])
+def test_a_nouns_own_embedding_gives_the_plain_prompt(pipe, prompt):
+    nouns = ['coat','sneaker','cat']
+    assert encode(pipe,prompt,anchors(pipe,nouns)).equal(encode(pipe,prompt,nouns))
+    if not prompt.startswith('{},'): assert encode(pipe,prompt,nouns).equal(pipe.encode_prompt([prompt.format(n) for n in nouns],'cpu',1,False)[0])
+
+def test_nothing_before_the_replaced_position_moves(pipe):
+    a,b = encode(pipe, PROMPT, torch.randn(2,32,generator=torch.Generator().manual_seed(0)))
+    position = prompt_ids(pipe,PROMPT)[1]
+    assert a[:position].equal(b[:position]) and not a[position:].allclose(b[position:])
+
+def test_each_row_takes_its_own_embedding(pipe):
+    z = torch.randn(4,32,generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(encode(pipe,PROMPT,z), torch.cat([encode(pipe,PROMPT,x[None]) for x in z]), atol=1e-5)
+
+def test_the_hook_goes_even_after_an_error(pipe):
+    with pytest.raises(ZeroDivisionError):
+        with replaced_token(pipe, torch.zeros(1,32), 1):
+            assert hooks(pipe)==1
+            1/0
+    assert hooks(pipe)==0
+
+@pytest.mark.parametrize('z,words', [(torch.zeros(2,768),'768.*32'), (torch.full((2,32),torch.nan),'NaN'), (torch.full((2,32),torch.inf),'infinity'), (torch.zeros(32),'width')])
+def test_embeddings_that_do_not_fit_are_refused(pipe, z, words):
+    with pytest.raises(DreamError, match=words): encode(pipe, PROMPT, z)
+    assert hooks(pipe)==0
+
+@pytest.mark.parametrize('prompt,words', [('a{} picture','stands apart'), ('no slot','stands apart'), ('{} {}','stands apart'), ('a picture of a {} '+'and a cat '*4,'shorten')])
+def test_prompts_that_do_not_work_are_refused(pipe, prompt, words):
+    with pytest.raises(DreamError, match=words): encode(pipe, prompt, torch.zeros(1,32))
+
+# --- drawing ---
+def test_an_image_depends_on_its_own_seed_alone(pipe):
+    e = encode(pipe, PROMPT, ['coat','boot','cat','dog','coat'])
+    all_ = generate(pipe, e, [1,2,3,4,5], 4, 3., 32)
+    alone = torch.cat([generate(pipe, e[i:i+1], [i+1], 4, 3., 32) for i in range(5)])
+    backwards = generate(pipe, e.flip(0), [5,4,3,2,1], 4, 3., 32).flip(0)
+    assert all_.dtype==torch.uint8 and all_.shape==(5,3,32,32)
+    assert (all_.int()-alone.int()).abs().max()<=2 and (all_.int()-backwards.int()).abs().max()<=2
+    assert (all_[0]!=all_[4]).any()   # same words, other seed
+
+def test_guidance_one_leaves_the_empty_prompt_out(pipe):
+    e = encode(pipe, PROMPT, ['coat'])
+    a,b = (generate(pipe, e, [1], 2, 1., 32, empty=x) for x in (None, torch.zeros(1,*e.shape[1:])))
+    assert a.equal(b)
+
+def test_images_are_resized_from_the_foundations_own_size(pipe):
+    e = encode(pipe, PROMPT, ['coat'])
+    assert native_size(pipe)==32 and generate(pipe, e, [1], 2, 3., 20).shape==(1,3,20,20)
+    x = torch.randint(0,256,(3,3,20,20),dtype=torch.uint8)
+    assert vae_roundtrip(pipe, x, batch_size=2).shape==x.shape
+
+def test_the_round_trip_does_not_depend_on_the_batch(pipe):
+    x = torch.randint(0,256,(5,3,32,32),dtype=torch.uint8)
+    assert (vae_roundtrip(pipe,x,2).int()-vae_roundtrip(pipe,x,5).int()).abs().max()<=1
+
+def test_tokens_as_wide_as_those_of_stable_diffusion_one():
+    p = tiny_pipeline(d=768)   # the width of its tokens; anchors, prompts and drawing follow the model
+    assert anchors(p,['cat']).shape==(1,768) and encode(p,PROMPT,torch.randn(2,768)).shape==(2,12,768)
+    assert generate(p, encode(p,PROMPT,torch.randn(1,768)), [0], 1, 3., 32).shape==(1,3,32,32)
