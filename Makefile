@@ -1,0 +1,69 @@
+# make reproduce | test | docs | lab | foundation | check | readme | clean | help
+#   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
+#   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
+
+PROFILE ?= profiles/mini.yaml
+SEEDS   ?= 0,1,2
+RUNS    ?= _runs
+PYTHON  ?= python3
+
+FAISS := $(if $(GPU),gpu,cpu)
+OTHER := $(if $(GPU),faiss-cpu,faiss-gpu-cu12)
+READY := .venv/.ready-$(FAISS)
+BIN   := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONWARNINGS := ignore:IProgress not found
+
+.PHONY: help reproduce test docs lab foundation check readme clean
+help:
+	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
+	@echo "make test        run every notebook and every test"
+	@echo "make docs        build the website into _docs/"
+	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make foundation  train the miniature foundation anew (hours)"
+	@echo "make check       notebooks, modules and README.md agree with one another"
+	@echo "make readme      write README.md from nbs/index.ipynb"
+	@echo "make clean       remove what was built (never _runs/)"
+
+$(READY): settings.ini setup.py
+	@echo "== Setting up .venv with the packages of settings.ini (once; several GB, some minutes)"
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Error: $(PYTHON) is older than 3.10 or lacks venv; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip uninstall --quiet --yes $(OTHER)
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$(FAISS),dev]'
+	@! test -d .git || $(BIN)/nbdev_install_hooks
+	@rm -f .venv/.ready-*; touch $@
+
+reproduce: $(READY)
+	@echo "== Reproducing $(PROFILE), seeds $(SEEDS): finished stages are skipped, an interrupted one goes on"
+	@python tools/reproduce.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)'
+
+test: $(READY)
+	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"
+	@HF_HUB_OFFLINE=1 python -m pytest tests --cov=dream_ood --cov-report=term -ra
+
+docs: $(READY)
+	@echo "== Building the website into _docs/"
+	@python tools/docs.py site
+
+lab: $(READY)
+	@echo "== Opening JupyterLab on nbs/ (Ctrl-C ends it)"
+	@jupyter lab nbs
+
+foundation: $(READY)
+	@echo "== Training the miniature foundation (nbs/foundation/; hours on two cores; it resumes when interrupted)"
+	@python tools/foundation.py
+
+check: $(READY)
+	@echo "== Checking that notebooks, modules and README.md agree"
+	@sh tools/check.sh
+
+readme: $(READY)
+	@echo "== Writing README.md from nbs/index.ipynb"
+	@python tools/docs.py readme
+
+clean:
+	@echo "== Removing _docs/, _proc/, build/, caches (.venv and _runs/ stay)"
+	@rm -rf _docs _proc build dist .pytest_cache .coverage* .snakemake
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,64 @@
+# The graph of notebook runs, from a profile to its tables. Every stage of every seed is one notebook, executed by
+# papermill; the executed copies land in RUNS/<profile>/seed<k>/notebooks/. `make reproduce` calls this file; by hand, or
+# on a cluster with `--executor slurm --jobs 20`:
+#   snakemake --cores all --rerun-triggers mtime --rerun-incomplete --config profile=profiles/mini.yaml seeds=0
+import csv, shlex, sys, time
+from pathlib import Path
+from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_profile
+
+PROFILE = config.get('profile', 'profiles/mini.yaml')
+SEEDS   = [int(s) for s in str(config.get('seeds', '0,1,2')).split(',')]
+RUNS    = config.get('runs', '_runs')
+
+study = load_profile(PROFILE)
+HOME  = Path(RUNS)/study.name
+TABLE = HOME/'tables'/'table1.csv'
+CLOCK = Path('.snakemake')/'now'    # newer than every artifact, and never the same: what has it as an input is run
+if workflow.is_main_process:
+    CLOCK.parent.mkdir(exist_ok=True)
+    CLOCK.write_text(str(time.time_ns()))
+
+def executed(seed, notebook): return HOME/f'seed{seed}'/'notebooks'/f'{notebook}.ipynb'
+
+def stale(seed, stage):
+    "[CLOCK] if the stage has to run (not finished, made from other inputs, files missing), else nothing."
+    return [] if Run(study, seed, RUNS).stage(stage).done else [CLOCK]
+
+def stale_table():
+    "[CLOCK] if the table was made from other seeds, else nothing."
+    if not TABLE.exists(): return []
+    with open(TABLE) as f: return [] if {int(r['seed']) for r in csv.DictReader(f)} == set(SEEDS) else [CLOCK]
+
+def job(notebook, output, **parameters):
+    "The shell command that executes a notebook; what it says goes to stdout, as stderr is the graph's."
+    return shlex.join([sys.executable, '-m', 'dream_ood.runs', 'execute', f'nbs/{notebook}.ipynb', str(output),
+                       f'profile={PROFILE}', f'runs={RUNS}', *(f'{k}={v}' for k, v in parameters.items())]) + ' 2>&1'
+
+rule first_look:
+    input: executed(SEEDS[0], NOTEBOOKS['evaluation'])
+    output: executed(SEEDS[0], 'table1')
+    message: f'== A first look: Table 1 of seed {SEEDS[0]} alone'
+    params: command=job('paper/table1', executed(SEEDS[0], 'table1'), seeds=SEEDS[:1])
+    threads: workflow.cores or 8
+    priority: 100
+    shell: '{params.command}'
+
+rule tables:
+    default_target: True
+    input: [executed(s, NOTEBOOKS[t]) for s in SEEDS for t in ('evaluation', 'dream_id')], rules.first_look.output if len(SEEDS) > 1 else [], stale_table()
+    output: TABLE, HOME/'tables'/'table1.md', HOME/'tables'/'summary.md', HOME/'figures'/'gallery.png', HOME/'notebooks'/'table1.ipynb'
+    message: f'== Table 1 of {study.name}, seeds {", ".join(map(str, SEEDS))}'
+    params: command=job('paper/table1', HOME/'notebooks'/'table1.ipynb', seeds=SEEDS)
+    shell: '{params.command}'
+
+for _place, _seed in enumerate(SEEDS):                  # the first seed is finished, and shown, before the next begins
+    for _stage, (_sections, _needs) in STAGES.items():
+        rule:
+            name: f'{_stage}_{_seed}'
+            input: [executed(_seed, NOTEBOOKS[n]) for n in _needs], stale(_seed, _stage)
+            output: executed(_seed, NOTEBOOKS[_stage])
+            message: f'== Seed {_seed}: {NOTEBOOKS[_stage]}'
+            params: command=job(NOTEBOOKS[_stage], executed(_seed, NOTEBOOKS[_stage]), seed=_seed)
+            threads: workflow.cores or 8                # one at a time on one machine: each uses every core
+            priority: 2*(len(SEEDS)-_place) - (_stage == 'dream_id')
+            shell: '{params.command}'

@@ -1,0 +1,49 @@
+"Run the graph of notebooks for one profile, then show its table: `python tools/reproduce.py PROFILE SEEDS RUNS`."
+import fcntl, re, subprocess, sys
+from pathlib import Path
+
+from dream_ood.runs import DreamError, Run, load_profile
+
+OPTIONS = ['--cores', 'all', '--rerun-triggers', 'mtime', '--rerun-incomplete', '--keep-incomplete', '--nolock']
+
+
+def lock(home):
+    "Hold the study's folder: two calls at once would do the same work twice. The system frees it however this process ends."
+    file = open(home/'.lock', 'w')
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: raise DreamError(f'Another `make reproduce` is at work in {str(home)!r}: wait for it, or end it first.') from None
+    return file
+
+
+def graph(profile, seeds, runs):
+    "Run snakemake, and say only what a reader needs: which notebook is next, or that there is nothing to do."
+    command = [sys.executable, '-m', 'snakemake', *OPTIONS, '--config', f'profile={profile}', f'seeds="{seeds}"', f'runs={runs}']
+    said, total, done, at = [], 0, 0, ''
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as p:
+        for line in p.stderr:
+            said.append(line)
+            if m := re.match(r'total\s+(\d+)', line): total = int(m[1])
+            elif m := re.match(r'Job \d+: == (.*)', line):
+                done, at = done + 1, m[1]
+                print(f'\n== [{done} of {total}] {at}', flush=True)
+            elif line.startswith('Nothing to be done'): print('Nothing to be done: every stage is finished, from these very inputs.')
+    if p.returncode and at and any(l.startswith('Error in rule') for l in said):
+        print(f'\nStopped at {at} (see above). Mend the cause and call make reproduce again: it goes on from there.')
+    elif p.returncode: print(''.join(said), file=sys.stderr)
+    return p.returncode
+
+
+def main(profile, seeds, runs):
+    study = load_profile(profile)
+    if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as SEEDS=0,1,2.')
+    home = Run.open(study, seeds.split(',')[0], runs).folder.parent
+    with lock(home): code = graph(profile, seeds, runs)
+    if code: return code
+    print('\n' + (home/'tables'/'summary.md').read_text())
+    print(f"Table 1    {home/'tables'/'table1.csv'} and .md\nGallery    {home/'figures'/'gallery.png'}\nNotebooks  {home}/seed*/notebooks/, with every figure")
+    return 0
+
+
+if __name__ == '__main__':
+    try: sys.exit(main(*sys.argv[1:]))
+    except DreamError as e: sys.exit(f'Error: {e}')
