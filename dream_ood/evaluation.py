@@ -140,11 +140,17 @@ def combined(
     return lambda o: torch.minimum(percentile(ra,a(o)), percentile(rb,b(o)))
 
 # %% ../nbs/08_evaluation.ipynb #fdfce8f5
-def control_sets(run:Run, test:ImageSet, path)->dict: # path: where the autoencoder's images are kept
+def control_sets(
+    run:Run,
+    test:ImageSet,
+    path,                # where the autoencoder's images are kept
+    per_class:int=250    # images of each class that go through it
+)->dict: # name -> ImageSet
     "ID images that bear the generator's marks: `vae` and, if the profile decodes class names, `generated`."
-    if path.exists(): vae = ImageSet('vae', load_tensors(path)['images'], test.labels, test.classes)
+    few = test.subset(torch.cat([(test.labels==c).nonzero().flatten()[:per_class] for c in range(len(test.classes))]))
+    if path.exists(): vae = ImageSet('vae', load_tensors(path)['images'], few.labels, few.classes)
     else:
-        vae = through_vae(test, load_foundation(run.profile, run.device), run.profile)
+        vae = through_vae(few, load_foundation(run.profile, run.device), run.profile)
         save_tensors(path, images=vae.images)
     plain = [n for n,p in run.profile.decoding.pools.items() if p.source=='class_names']
     controls = dict(vae=vae, **({'generated':pool_set(run.stage('decoding').require()/plain[0], run.profile)} if plain else {}))
@@ -228,8 +234,8 @@ def run_evaluation(run:Run):
     scores,accuracies = {},{}
     with tqdm(dict.fromkeys(m.contender for m in methods.values()), desc='evaluation', unit='contender') as bar:
         for c in bar:
-            s,accuracies[c] = score_contender(run, c, {n:m for n,m in methods.items() if m.contender==c}, sets, train, bar)
-            scores |= s
+            own,accuracies[c] = score_contender(run, c, {n:m for n,m in methods.items() if m.contender==c}, sets, train, bar)
+            scores |= own
     save_tensors(stage/'scores.safetensors', **scores)
     ood = {n:s for n,s in sets.items() if s.group}
     save_table(stage/'metrics.csv', metrics_table(run, scores, accuracies, ood, 'ID test'))
@@ -273,7 +279,7 @@ def load_scores(run:Run)->dict: # method -> {set -> (N,) scores}
     for k,v in load_tensors(run.stage('evaluation').require()/'scores.safetensors').items():
         method,s = k.rsplit('/',1)
         out.setdefault(method,{})[s] = v
-    return out
+    return {m:out[m] for m in run.profile.evaluation.methods}
 
 def grouped(
     run:Run,

@@ -72,7 +72,7 @@ def fit_phi(
 )->Phi:
     "Fit φ alone to the energies of a network that has seen no outlier yet."
     e = torch.cat([E_id,E_ood])
-    phi.mean.copy_((-e).mean()); phi.std.copy_(e.std().clamp_min(1e-3))
+    phi.mean.copy_((-e).mean()); phi.std.copy_(e.std().clamp_min(1.))
     opt = torch.optim.Adam(phi.parameters(), lr=0.01)
     for _ in range(steps):
         loss = ood_loss(phi, E_id, E_ood)
@@ -242,7 +242,7 @@ def optimise(
     with tqdm(total=plan.steps, initial=len(rows), desc=desc, unit='step') as bar:
         for leg in range(done, len(plan.legs)):
             first = len(rows)
-            rate = lambda step: learning_rate((first+step)/plan.steps, plan.lr, plan.warmup)
+            rate = lambda step: float(learning_rate((first+step)/plan.steps, plan.lr, plan.warmup))
             rows += train_leg(net, phi, optimizer, loader(leg), rate, not plan.from_scratch, β, T, bar)
             bar.set_postfix({k:f"{np.mean([r[k] for r in rows[-50:]]):.3f}" for k in ('ce','l_ood','accuracy')})
             if checkpoint is not None:
@@ -296,11 +296,11 @@ def outlier_images(run:Run, name:str)->ImageSet:
     "The outliers a contender is shown: 'wide' (real images) or a decoded pool."
     return wide_set(run.profile) if name=='wide' else pool_set(run.stage('decoding').require()/name, run.profile)
 
-def starting_phi(run:Run, net:nn.Module, train:ImageSet, outliers:ImageSet, fitted:bool)->Phi:
+def starting_phi(run:Run, kind:str, net:nn.Module, train:ImageSet, outliers:ImageSet, fitted:bool)->Phi:
     "φ before training, on the run's device; `fitted` to the starting network's energies."
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(run.seed, 'training', 'phi'))
-        phi = Phi(run.profile.training.phi)
+        phi = Phi(kind)
     if fitted: fit_phi(phi, energies(net,train,run,512), energies(net,outliers,run,512))
     return phi.to(run.device)
 
@@ -317,7 +317,7 @@ def train_contender(
     plan = make_plan(run, c, len(train))
     net = load_classifier(run, c.start, stage) if c.start else fresh_classifier(run)
     outliers = outlier_images(run, c.outliers) if c.outliers else None
-    phi = starting_phi(run, net, train, outliers, fitted=not plan.from_scratch) if outliers else None
+    phi = starting_phi(run, c.phi or t.phi, net, train, outliers, fitted=not plan.from_scratch) if outliers else None
     checkpoint = stage/f'{name}.checkpoint.pt'
     history = optimise(net, phi, plan, lambda leg: leg_batches(run, plan, leg, train, outliers, vae), t.weight_decay,
                        t.beta if c.beta is None else c.beta, t.temperature, checkpoint, desc=name)

@@ -1,0 +1,48 @@
+"A run small enough for tests: eight images a class, a random foundation, dreams that are noisy copies."
+import pytest,torch
+from pathlib import Path
+from PIL import Image
+from dream_ood.data import id_set
+from dream_ood.foundation import tiny_pipeline
+from dream_ood.runs import Profile,Run,load_profile,save_json
+from dream_ood.training import run_training
+
+ROOT = Path(__file__).parent.parent
+
+def tiny_profile(foundation, **sections):
+    "The mini profile with eight images a class, a random foundation, and trainings of a few steps."
+    d = load_profile(ROOT/'profiles'/'mini.yaml').model_dump()
+    for s in ('train','validation','test'): d['data'][s]['per_class'] = 8
+    for s in ('wide','validation_outliers'): d['data'][s]['per_class'] = 1
+    d['data']['ood'] = {k:v|dict(per_class=12) for k,v in d['data']['ood'].items() if k in ('sandal','faces','noise')}
+    d['foundation']['model'] = str(foundation)
+    d['training'] |= dict(epochs=2, batch_size=16, finetune=dict(steps=5, lr=0.01, batch_size=8, outlier_batch_size=8, vae_fraction=0.25),
+        contenders=dict(plain={}, longer=dict(start='plain'), dreams=dict(start='plain',outliers='knn'), wide=dict(start='plain',outliers='wide',phi='monotone')))
+    d['dream_id'] |= dict(real_per_class=3, steps=2, batch_size=8, repeats=2, test_per_class=4)
+    d['evaluation'] |= dict(k=5, methods=dict(Energy=dict(contender='plain',detector='energy'), KNN=dict(contender='plain',detector='knn'),
+        Dreams=dict(contender='dreams',detector='energy'), Both=dict(contender='dreams',detector='combined')))
+    return Profile(**{k:(v|sections[k]) if k in sections else v for k,v in d.items()})
+
+def with_dreams(run):
+    "The stages before training, done: their images are noisy copies of the training images."
+    g,train = torch.Generator().manual_seed(0),id_set(run.profile,'train')
+    for name in ('data','foundation','latent_space','sampling','decoding'):
+        s = run.stage(name).begin()
+        for p in run.profile.decoding.pools if name=='decoding' else ():
+            for i,(x,y) in enumerate(train):
+                f = s/p/train.classes[y]/f'{i:05d}.png'; f.parent.mkdir(parents=True, exist_ok=True)
+                if i%4==0: Image.fromarray((x/2+100*torch.rand(x.shape,generator=g)).byte().permute(1,2,0).numpy()).save(f)
+        save_json(s/'made.json', name); s.finish('made.json')
+    return run
+
+@pytest.fixture(scope='session')
+def foundation(tmp_path_factory):
+    f = tmp_path_factory.mktemp('foundation')/'tiny'
+    tiny_pipeline().save_pretrained(f)
+    return f
+
+@pytest.fixture(scope='session')
+def trained(foundation, tmp_path_factory):
+    run = with_dreams(Run.open(tiny_profile(foundation), 0, tmp_path_factory.mktemp('runs')))
+    run_training(run)
+    return run

@@ -1,0 +1,140 @@
+"Training on equal terms: the loss, φ, batches, plans, interruption, and what a user may get wrong."
+import numpy as np,pandas as pd,pytest,torch
+from pathlib import Path
+from conftest import tiny_profile,with_dreams
+from dream_ood.data import ImageSet,id_set
+from dream_ood.dream_id import gains,joined,of_each_class,run_dream_id,verdict
+from dream_ood.runs import *
+from dream_ood import dream_id,training
+from dream_ood.training import *
+
+ROOT = Path(__file__).parent.parent
+
+def history(run, name): return pd.read_csv(run.stage('training')/f'{name}.csv')
+
+# the loss
+
+def test_ood_loss_is_binary_cross_entropy():
+    phi,a,b = Phi('mlp'),torch.randn(30)-8,torch.randn(30)-3
+    logits,y = phi(torch.cat([a,b])),torch.cat([torch.ones(30),torch.zeros(30)])
+    assert torch.allclose(ood_loss(phi,a,b), torch.nn.functional.binary_cross_entropy_with_logits(logits,y), atol=1e-6)
+
+def test_energy_follows_its_definition():
+    f = torch.randn(5,4).double()
+    for T in (.5,1.,3.): assert torch.allclose(energy(f,T), -T*(f/T).exp().sum(1).log())
+
+def test_beta_zero_and_no_outliers_leave_cross_entropy():
+    net,x,y,out = torch.nn.Linear(3,4),torch.randn(6,3),torch.randint(0,4,(6,)),torch.randn(6,3)
+    ce = torch.nn.functional.cross_entropy(net(x),y)
+    for o,β in ((None,1.),(out,0.)): assert torch.allclose(regularised_loss(net, Phi('mlp'), x, y, o, β)[0], ce)
+
+@pytest.mark.parametrize('kind', ['linear','monotone'])
+def test_phi_falls_with_energy_after_fitting(kind):
+    g = torch.Generator().manual_seed(0)
+    phi = fit_phi(Phi(kind), torch.randn(200,generator=g)-9, torch.randn(200,generator=g)-4)
+    assert (phi(torch.linspace(-40,20,500)).diff()<0).all()
+    assert phi(torch.tensor([-9.]))>0>phi(torch.tensor([-4.]))
+
+def test_monotone_rises_whatever_its_weights():
+    m = training.Monotone()
+    with torch.no_grad(): [p.normal_(std=3) for p in m.parameters()]
+    assert (m(torch.linspace(-50,50,400)[:,None]).diff(dim=0)>=0).all()
+
+# batches and plans
+
+def test_batches_are_full_and_pass_evenly_over_a_small_pool():
+    p = load_profile(ROOT/'profiles'/'mini.yaml')
+    ds = ImageSet('numbered', torch.zeros(5,1,32,32).byte(), torch.arange(5))
+    ys = torch.cat([y for _,y in full_batches(ds, 6, 5, training.train_transform(p), torch.Generator().manual_seed(0))])
+    assert len(ys)==30 and ys.bincount().tolist()==[6]*5
+
+def test_fine_tuned_contenders_share_steps_and_id_images(trained):
+    h = {n:history(trained,n) for n in ('longer','dreams','wide')}
+    assert {len(v) for v in h.values()}=={5}
+    assert all(np.allclose(v.lr, h['longer'].lr) for v in h.values())
+    assert all(abs(v.ce[0]-h['longer'].ce[0])<1e-4 for v in h.values())      # same weights, same images
+    assert (h['longer'].l_ood==0).all() and (h['dreams'].l_ood>0).all()
+
+def test_batch_statistics_stay_frozen_in_fine_tuning(trained):
+    a,b = (load_classifier(trained,n).state_dict() for n in ('plain','dreams'))
+    assert all(a[k].equal(b[k]) for k in a if 'running' in k)
+    assert not all(a[k].equal(b[k]) for k in a if k.endswith('weight'))
+
+def test_own_phi_and_own_start(trained):
+    keys = load_tensors(trained.stage('training')/'wide.safetensors')
+    assert 'phi.net.slope' in keys and not any(k.startswith('phi') for k in load_tensors(trained.stage('training')/'longer.safetensors'))
+
+# doing it again
+
+def test_second_call_does_nothing(trained, capsys):
+    before = {f:f.stat().st_mtime_ns for f in trained.stage('training').folder.glob('*.safetensors')}
+    run_training(trained)
+    assert 'nothing to do' in capsys.readouterr().out
+    assert before=={f:f.stat().st_mtime_ns for f in before}
+
+def test_interrupted_training_ends_as_if_it_had_not_been(trained, foundation, tmp_path, monkeypatch):
+    run,real,legs = with_dreams(Run.open(trained.profile, 0, tmp_path)),training.train_leg,[]
+    def power_cut(*args):
+        legs.append(1)
+        if len(legs)==2: raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(training, 'train_leg', power_cut)
+    with pytest.raises(KeyboardInterrupt): run_training(run)
+    assert (run.stage('training')/'plain.checkpoint.pt').exists() and not (run.stage('training')/'plain.safetensors').exists()
+    run_training(run)
+    a,b = (load_tensors(r.stage('training')/'dreams.safetensors') for r in (trained,run))
+    assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-4) for k in a)
+    assert not list(run.stage('training').folder.glob('*.pt'))
+
+def test_another_seed_is_another_network(trained):
+    other = Run(trained.profile, 1, trained.folder.parent.parent)
+    assert not fresh_classifier(trained).conv1.weight.equal(fresh_classifier(other).conv1.weight)
+    assert fresh_classifier(trained).conv1.weight.equal(fresh_classifier(trained).conv1.weight)
+
+# mistakes
+
+def test_training_before_decoding_says_what_to_run(foundation, tmp_path):
+    with pytest.raises(DreamError, match='make reproduce'): run_training(Run.open(tiny_profile(foundation), 0, tmp_path))
+
+def test_damaged_and_foreign_classifiers_are_one_sentence(trained, tmp_path):
+    stage = trained.stage('training')
+    with pytest.raises(DreamError, match='no contender'): load_classifier(trained, 'nobody')
+    class Elsewhere:
+        def __truediv__(self, f): return tmp_path/f
+    (tmp_path/'plain.safetensors').write_bytes(b'nonsense')
+    with pytest.raises(DreamError, match='damaged'): load_classifier(trained, 'plain', Elsewhere())
+    save_tensors(tmp_path/'plain.safetensors', **{'net.fc.weight':torch.zeros(3,256)})
+    with pytest.raises(DreamError, match='not a classifier of this profile'): load_classifier(trained, 'plain', Elsewhere())
+
+def test_divergence_is_one_sentence():
+    net = torch.nn.Linear(3,4); net.weight.data.fill_(float('nan'))
+    plan = Plan('x', 1, 2, 1, .1, True)
+    with pytest.raises(DreamError, match='diverged'): optimise(net, None, plan, lambda leg: [(torch.randn(2,3),torch.tensor([0,1]),None)], 0.)
+
+# Dream-ID
+
+def test_dream_id_runs_resumes_and_is_paired(trained):
+    run_dream_id(trained)
+    a = pd.read_csv(trained.stage('dream_id')/'accuracy.csv')
+    assert len(a)==3*2 and set(a.steps)=={2} and a.groupby('condition').added.first()['real']==0
+    assert gains(a).loc['real','gain']==0 and 'real and inliers' in verdict(gains(a),'real and inliers')
+
+def test_dream_id_goes_on_where_it_was(trained, tmp_path, monkeypatch):
+    run,real,n = with_dreams(Run.open(trained.profile, 0, tmp_path)),dream_id.train_on,[]
+    def counted(*args, **kw):
+        n.append(1)
+        if len(n)==3: raise KeyboardInterrupt
+        return real(*args, **kw)
+    monkeypatch.setattr(dream_id, 'train_on', counted)
+    with pytest.raises(KeyboardInterrupt): run_dream_id(run)
+    run_dream_id(run)
+    assert len(n)==3+4
+    whole,resumed = (pd.read_csv(r.stage('dream_id')/'accuracy.csv').accuracy for r in (trained,run))
+    assert np.allclose(whole, resumed, atol=.1)
+
+def test_more_real_images_than_there_are_is_one_sentence(trained):
+    with pytest.raises(DreamError, match='fewer than the 9 asked for'): of_each_class(id_set(trained.profile,'train'), 9)
+
+def test_one_repeat_gives_no_interval():
+    a = pd.DataFrame([dict(condition=c,repeat=0,seed=0,accuracy=v) for c,v in dict(real=.5,more=.6).items()])
+    assert np.isnan(gains(a).loc['more','low']) and 'One repeat' in verdict(gains(a),'more')
