@@ -226,7 +226,6 @@ def run_evaluation(run:Run):
     stage = run.stage('evaluation')
     if stage.done: return stage.skip()
     methods = run.profile.evaluation.methods
-    if unknown := {m.detector for m in methods.values()}-{*DETECTORS,'combined'}: raise DreamError(f'evaluation.methods asks for detectors {sorted(unknown)}: choose from {[*DETECTORS,"combined"]}.')
     stage.begin()
     for old in (run.folder/'outputs').glob('*'):
         if old!=outputs_folder(run): shutil.rmtree(old)
@@ -294,7 +293,7 @@ def grouped(
 def chosen_methods(run:Run)->list:
     "The methods that tell the story: Energy on plain cross-entropy, and Energy on what was trained with sampled outliers."
     p = run.profile
-    sampled = {n for n,c in p.training.contenders.items() if c.outliers in p.sampling.pools}
+    sampled = {n for n,c in p.training.contenders.items() if c.outliers and set(c.outliers.split('+'))&set(p.sampling.pools)}
     plain = {n for n,c in p.training.contenders.items() if not c.start and not c.outliers}
     return [n for n,m in p.evaluation.methods.items() if m.detector=='energy' and m.contender in plain|sampled] or list(p.evaluation.methods)[:3]
 

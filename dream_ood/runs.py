@@ -146,7 +146,7 @@ class Finetune(Section):
 class Contender(Section):
     "One way to train the classifier."
     start: str|None = None                         # contender whose weights are fine-tuned; none: from scratch
-    outliers: str|None = None                      # a decoded pool, or 'wide' for real images
+    outliers: str|None = None                      # a decoded pool, or 'wide' for real images; several joined by +, e.g. drift+names
     beta: NonNegative|None = None                  # its own β; default: training.beta
     phi: Literal['mlp','linear','monotone']|None = None # its own φ; default: training.phi
 
@@ -176,7 +176,7 @@ class DreamID(Section):
 class Method(Section):
     "A row of the table: a trained contender and the detector that scores it."
     contender: str
-    detector: str
+    detector: Literal['msp','maxlogit','gen','energy','knn','mahalanobis','vim','react','combined']
 
 class Evaluation(Section):
     "What is scored, and how."
@@ -205,7 +205,7 @@ class Profile(Section):
             if d.source=='sampling': known(f'decoding.pools.{p}', p, self.sampling.pools)
         pools,cs = {*self.decoding.pools, *(['wide'] if self.data.wide else [])}, list(self.training.contenders)
         for i,(n,c) in enumerate(self.training.contenders.items()):
-            if c.outliers: known(f'training.contenders.{n}.outliers', c.outliers, pools)
+            for o in c.outliers.split('+') if c.outliers else (): known(f'training.contenders.{n}.outliers', o, pools)
             if c.start: known(f'training.contenders.{n}.start', c.start, cs[:i])
         known('dream_id.inliers', self.dream_id.inliers, self.decoding.pools)
         for n,m in self.evaluation.methods.items(): known(f'evaluation.methods.{n}.contender', m.contender, cs)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHI', 'energy', 'Monotone', 'Phi', 'ood_loss', 'fit_phi', 'channels_last', 'regularised_loss', 'training_mode',
-           'full_batches', 'through_vae', 'vae_images', 'Plan', 'make_plan', 'leg_batches', 'train_leg', 'optimise',
-           'resume', 'fresh_classifier', 'load_classifier', 'energies', 'outlier_images', 'starting_phi',
+           'full_batches', 'joined', 'outlier_images', 'through_vae', 'vae_images', 'Plan', 'make_plan', 'leg_batches',
+           'train_leg', 'optimise', 'resume', 'fresh_classifier', 'load_classifier', 'energies', 'starting_phi',
            'train_contender', 'run_training', 'summary', 'plot_training', 'plot_shown']
 
 # %% ../nbs/06_regularized_training.ipynb #45bf189e
@@ -125,6 +125,25 @@ def full_batches(
     n = steps*batch_size
     passes = [torch.randperm(len(ds), generator=generator) for _ in range(-(-n//len(ds)))]
     yield from batches(ds.subset(torch.cat(passes)[:n]), batch_size, transform, generator, device)
+
+# %% ../nbs/06_regularized_training.ipynb #bb33a385
+def joined(
+    *sets,   # ImageSets
+    size:int # pixels, should they be brought to memory
+)->ImageSet: # with the first one's classes
+    "Several sets as one, with their labels; in memory if any of them is."
+    if len(sets)==1: return sets[0]
+    channels = min([s.images.shape[1] for s in sets if torch.is_tensor(s.images)], default=0)
+    images = torch.cat([s.pixels(size)[:,:channels] for s in sets]) if channels else [f for s in sets for f in s.images]
+    return ImageSet('+'.join(s.name for s in sets), images, torch.cat([s.labels for s in sets]), sets[0].classes, greyscale=sets[0].greyscale)
+
+def outlier_images(
+    run:Run,
+    names:str # 'wide' (real images), a decoded pool, or several joined by +
+)->ImageSet:
+    "The outliers a contender is shown."
+    def one(name): return wide_set(run.profile) if name=='wide' else pool_set(run.stage('decoding').require()/name, run.profile)
+    return joined(*map(one, names.split('+')), size=run.profile.data.image_size)
 
 # %% ../nbs/06_regularized_training.ipynb #6351b97a
 def through_vae(
@@ -291,10 +310,6 @@ def energies(
     if n is not None: ds = ds.subset(torch.randperm(len(ds), generator=run.generator('training','sample'))[:n])
     T = run.profile.training.temperature
     return torch.cat([energy(net(channels_last(x)).float(),T).cpu() for x,_ in batches(ds, batch_size, eval_transform(run.profile), device=run.device)])
-
-def outlier_images(run:Run, name:str)->ImageSet:
-    "The outliers a contender is shown: 'wide' (real images) or a decoded pool."
-    return wide_set(run.profile) if name=='wide' else pool_set(run.stage('decoding').require()/name, run.profile)
 
 def starting_phi(run:Run, kind:str, net:nn.Module, train:ImageSet, outliers:ImageSet, fitted:bool)->Phi:
     "φ before training, on the run's device; `fitted` to the starting network's energies."

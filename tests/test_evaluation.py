@@ -5,6 +5,7 @@ from pytorch_ood.metrics import functional as pom
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
 from dream_ood.data import id_set
 from dream_ood.runs import *
+from dream_ood.runs import Method
 from dream_ood import evaluation
 from dream_ood.evaluation import *
 from dream_ood.training import load_classifier
@@ -134,7 +135,6 @@ def test_overview_marks_what_flags_the_autoencoder():
     t = overview(pd.DataFrame(rows))
     assert t['control','flags VAE'].to_dict()=={'good':'','bad':'yes'} and t['near and far','auroc']['good']==pytest.approx(92.5)
 
-def test_unknown_detector_is_one_sentence(trained):
-    p = trained.profile.model_dump()
-    p['evaluation']['methods'] = dict(Magic=dict(contender='plain',detector='magic'))
-    with pytest.raises(DreamError, match='magic'): run_evaluation(Run(Profile(**p), 0, trained.folder.parent.parent))
+def test_profiles_know_every_detector():
+    known = Method.model_fields['detector'].annotation.__args__
+    assert set(known)=={*DETECTORS,'combined'}

@@ -3,7 +3,7 @@ import numpy as np,pandas as pd,pytest,torch
 from pathlib import Path
 from conftest import tiny_profile,with_dreams
 from dream_ood.data import ImageSet,id_set
-from dream_ood.dream_id import gains,joined,of_each_class,run_dream_id,verdict
+from dream_ood.dream_id import gains,of_each_class,run_dream_id,verdict
 from dream_ood.runs import *
 from dream_ood import dream_id,training
 from dream_ood.training import *
@@ -63,6 +63,11 @@ def test_batch_statistics_stay_frozen_in_fine_tuning(trained):
 def test_own_phi_and_own_start(trained):
     keys = load_tensors(trained.stage('training')/'wide.safetensors')
     assert 'phi.net.slope' in keys and not any(k.startswith('phi') for k in load_tensors(trained.stage('training')/'longer.safetensors'))
+
+def test_pools_are_joined(trained):
+    one,two,both = (outlier_images(trained,n) for n in ('knn','wide','knn+wide'))
+    assert len(both)==len(one)+len(two) and both[0][0].equal(one[0][0]) and both[len(both)-1][0].equal(two[len(two)-1][0])
+    assert len(outlier_images(trained,'knn+drift'))==2*len(one)
 
 # doing it again
 
