@@ -2,6 +2,7 @@
 import json,shutil
 import pandas as pd,pytest,torch,yaml
 from pathlib import Path
+from transformers import CLIPTokenizer
 from dream_ood.foundation import *
 from dream_ood.foundation import native_size
 from dream_ood.runs import DreamError,Profile
@@ -64,6 +65,13 @@ def test_a_broken_model_is_one_sentence(model, spoil, words):
 def test_an_unknown_word_is_named(pipe, word):
     with pytest.raises(DreamError, match='does not know'): token_ids(pipe, word)
     with pytest.raises(DreamError, match='does not know'): encode(pipe, PROMPT, [word])
+
+def test_a_foundation_that_lists_its_nouns_knows_whole_words_only(model):
+    got = load_foundation(model)
+    got.tokenizer = CLIPTokenizer().train_new_from_iterator([['star','fish']], vocab_size=4000, show_progress=False)
+    assert known(got,'starfish')==(len(got.tokenizer.tokenize('starfish'))<=3)
+    pd.DataFrame(dict(noun=['star','fish'])).to_csv(model/'nouns.csv', index=False)
+    assert known(got,'star fish') and not known(got,'starfish')
 
 def test_an_anchor_of_several_tokens_is_their_rescaled_mean(pipe):
     cat,dog,both = anchors(pipe, ['cat','dog','cat_dog'])
