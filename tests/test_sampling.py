@@ -1,0 +1,120 @@
+"Sampling: the rules against brute force, the same samples on any block size and number of threads, and bad input in one sentence."
+import numpy as np,pytest,torch
+import torch.nn.functional as F
+from fastcore.test import test_close as close
+from sklearn.neighbors import NearestNeighbors
+from dream_ood import sampling
+from dream_ood.runs import DreamError
+from dream_ood.sampling import Candidates,RULES,boundary_points,farthest,kth_distance,misread,own_distance,percentiles,sample,slerp
+
+D,N,K = 24,120,7
+PARAMS = dict(k=K, select=12, candidates=150, keep=2, sigma=.1, strength=[.35,.85], nouns=3)
+
+def unit(n, seed, spread=.5): # n points of one class
+    g = torch.Generator().manual_seed(seed)
+    return F.normalize(F.normalize(torch.randn(1,D,generator=torch.Generator().manual_seed(99)),dim=1) + spread*torch.randn(n,D,generator=g)/D**.5, dim=1)
+
+z,nouns = unit(N,0),torch.randn(9,D,generator=torch.Generator().manual_seed(5))
+def draw(rule='knn', z=z, M=20, seed=3, **changes):
+    return sample(rule, z, M, torch.Generator().manual_seed(seed), **(PARAMS|dict(noun_embeddings=nouns)|changes))
+def brute(q, k, own=False): # an independent k-NN distance
+    return NearestNeighbors(n_neighbors=k+own, algorithm='brute').fit(z.double().numpy()).kneighbors(q.double().numpy())[0][:,-1]
+
+def test_distances_agree_with_scikit_learn():
+    close(own_distance(z,K).numpy(), brute(z,K,own=True), 1e-6)
+    q = unit(50,1,1.)
+    for block in (1,N,1000,2**22): close(kth_distance(q,z,K,block).numpy(), brute(q,K), 1e-6)
+
+def test_boundary_points_are_the_extreme_ones():
+    d = own_distance(z,K)
+    assert set(boundary_points(z,K,5).tolist())==set(d.topk(5).indices.tolist())
+    assert set(boundary_points(z,K,5,inward=True).tolist())==set((-d).topk(5).indices.tolist())
+    assert len(boundary_points(z,K,10**6))==N
+
+def test_knn_keeps_the_farthest_candidates_of_each_boundary_point():
+    s,around = draw('knn', M=24),Candidates(z, boundary_points(z,K,12), .1, 150, torch.Generator().manual_seed(3))
+    for p,(b,v) in enumerate(zip(around.boundary.tolist(), (v for _,_,v in around))):
+        mine = s.boundary==b
+        assert mine.sum()==2
+        np.testing.assert_allclose(sorted(s.distance[mine]), np.sort(brute(v,K))[-2:], atol=1e-6)
+        assert all((v==x).all(1).any() for x in s.z[mine])
+
+def test_percentiles_of_the_rules():
+    g = torch.Generator().manual_seed(0)
+    around = Candidates(z, boundary_points(z,K,20), .1, 1000, g).distances(K)
+    assert percentiles(around, farthest(around,5)).mean()>=.99
+    assert .4<percentiles(around, misread(around,10)).mean()<.6
+    assert percentiles(around, sampling.nearest(around,5)).mean()<=.01
+
+def test_misread_is_what_the_reference_code_computes():
+    P,L,keep = 4,30,2
+    d = torch.rand(P,L)
+    flat = d.flatten()                        # candidates lie point after point
+    top = flat.view(L,-1).topk(keep,dim=0).indices
+    theirs = {c*L+r for c in range(P) for r in top[:,c].tolist()}
+    p,e = misread(d,keep)
+    assert set((p*L+e).tolist())==theirs
+
+def test_inliers_are_inside_and_outliers_outside():
+    d = own_distance(z,K)
+    assert draw('inliers',sigma=.01).distance.mean()<d.mean()<draw('knn').distance.mean()
+    assert draw('reference').distance.mean()<draw('knn').distance.mean()
+
+def test_rounds():
+    s = draw('knn', M=60)                     # 12 boundary points x 2 kept = 24 a round
+    assert len(s.z)==60 and len(s.z.unique(dim=0))==60
+    assert s.boundary.bincount().max()<=6
+    close(s.distance.numpy(), brute(s.z,K), 1e-5)
+
+def test_shared_and_fresh_noise():
+    def noise(rule):
+        s = draw(rule, M=12, select=12, keep=1, candidates=5, sigma=100.)   # so strong that only the noise is left
+        return (s.z@s.z.T).fill_diagonal_(0).max().item()
+    assert noise('knn')<.9<noise('reference')
+
+def test_drift():
+    s = draw('drift', M=300, strength=[.25,.25])
+    assert s.boundary.bincount(minlength=N).max()<=3 and s.boundary.unique().numel()==N   # every image before any is used again
+    turned = (s.z*z[s.boundary]).sum(1).acos()
+    goal = draw('drift', M=300, strength=[1,1]).z
+    close(turned, .25*(goal*z[s.boundary]).sum(1).acos(), 1e-3)
+    unit_nouns = F.normalize(nouns,dim=1)
+    sums = torch.stack([F.normalize(unit_nouns[list(c)].mean(0),dim=0) for c in torch.combinations(torch.arange(9),3).tolist()])
+    close((goal@sums.T).amax(1), torch.ones(300), 1e-4)
+    close(draw('drift', M=5, strength=[0,0]).z, z[draw('drift', M=5, strength=[0,0]).boundary], 1e-3)
+
+def test_slerp_of_equal_and_opposite_points_is_finite():
+    assert slerp(z[:4], z[:4], torch.full((4,),.5)).isfinite().all() and slerp(z[:4], -z[:4], torch.full((4,),.5)).isfinite().all()
+
+@pytest.mark.parametrize('rule', RULES)
+def test_same_seed_same_samples_on_any_block_and_threads(rule):
+    first,threads = draw(rule),torch.get_num_threads()
+    try:
+        for n,block in ((1,2**22),(2,2**22),(2,131),(1,1)):
+            torch.set_num_threads(n)
+            again = draw(rule, block=block)
+            assert torch.equal(again.z,first.z) and torch.equal(again.boundary,first.boundary)
+            close(again.distance, first.distance, 1e-9)
+    finally: torch.set_num_threads(threads)
+    assert not torch.equal(draw(rule,seed=4).z, first.z)
+    close(first.z.norm(dim=1), torch.ones(20), 1e-5)
+
+def test_many_candidates_are_drawn_in_pieces():
+    around = Candidates(z, torch.tensor([0,1]), .1, sampling.PIECE+3, torch.Generator().manual_seed(0))
+    assert [len(v) for _,_,v in around]==[sampling.PIECE,3]*2
+    d = around.distances(K)
+    p,e = torch.tensor([1,0]),torch.tensor([sampling.PIECE+2,5])
+    close(brute(around[p,e],K), d[p,e].numpy(), 1e-6)
+
+nan = z.clone(); nan[3,0] = torch.nan
+@pytest.mark.parametrize('changes, words', [
+    (dict(rule='magic'), "no sampling rule 'magic'"), (dict(z=z[:K]), f'too few for neighbour k={K}'), (dict(z=z[:1]), 'A class has 1 embedding'),
+    (dict(z=z*2), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'), (dict(sigma=0), 'sigma is 0'), (dict(sigma=-1.), 'sigma is -1'),
+    (dict(sigmas=1), 'sigmas'), (dict(M=0), 'at least one'), (dict(rule='drift',strength=[.8,.3]), 'strength'),
+    (dict(rule='drift',noun_embeddings=nouns[:2]), '3 nouns'), (dict(rule='drift',noun_embeddings=None), '3 nouns')])
+def test_bad_input_is_one_sentence(changes, words):
+    with pytest.raises(DreamError, match=words) as e: draw(**changes)
+    assert '\n' not in str(e.value)
+
+def test_missing_parameters_are_named():
+    with pytest.raises(DreamError, match="'sigma'"): sample('knn', z, 5, torch.Generator(), k=K, select=5, candidates=10, keep=1)
