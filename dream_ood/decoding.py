@@ -6,20 +6,19 @@
 __all__ = ['sampled', 'named', 'plan', 'whole', 'write_image', 'decode', 'complete', 'run_decoding', 'pool_images', 'real_images',
            'side_by_side', 'outlier_pools', 'gallery', 'by_distance']
 
-# %% ../nbs/05_decoding.ipynb #dfee64ef
+# %% ../nbs/05_decoding.ipynb #27c0a2b9
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import matplotlib.pyplot as plt
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from .runs import DreamError,Run,atomic,image_grid,load_json,load_tensors,nice,save_table,seed_for
-from .data import geometry,id_set,read_image
+from .data import id_set,read_image
 from .foundation import checked,draw,encode_empty,load_foundation,spread
 
-# %% ../nbs/05_decoding.ipynb #f561e457
+# %% ../nbs/05_decoding.ipynb #ed3e7cf1
 def sampled(
     run:Run,
     pool:str # name of a sampled pool
@@ -37,7 +36,7 @@ def sampled(
     columns = {k:s.get(k,nan)[:len(cs),:M].flatten().numpy() for k in ('boundary','distance')}
     return pd.DataFrame({'class':np.repeat(cs,M), 'index':list(range(M))*len(cs), 'prompt':run.profile.foundation.prompt, **columns}), z[:len(cs),:M].flatten(0,1)
 
-# %% ../nbs/05_decoding.ipynb #8af2ee27
+# %% ../nbs/05_decoding.ipynb #9126f720
 def named(
     run:Run,
     pool:str # name of a pool made from words
@@ -64,7 +63,7 @@ def plan(
     df['seed'] = [seed_for(run.seed,'decode',pool,c,i) for c,i in zip(df['class'],df['index'])]
     return df.assign(source=source)[['file','class','seed','source','boundary','distance','prompt']], what
 
-# %% ../nbs/05_decoding.ipynb #b1160084
+# %% ../nbs/05_decoding.ipynb #35989220
 def whole(
     file # PNG
 )->bool:
@@ -83,7 +82,7 @@ def write_image(
     i = Image.fromarray(x.permute(1,2,0).numpy())
     with atomic(file) as f: (i.convert('L') if greyscale else i).save(f)
 
-# %% ../nbs/05_decoding.ipynb #83bb867d
+# %% ../nbs/05_decoding.ipynb #40458baf
 def decode(
     run:Run,
     pipe,            # foundation
@@ -105,7 +104,7 @@ def decode(
             bar.update(len(rows))
     return len(todo)
 
-# %% ../nbs/05_decoding.ipynb #47054883
+# %% ../nbs/05_decoding.ipynb #6ac3f2c6
 def complete(
     folder:Path # of a decoded pool
 )->bool:
@@ -128,7 +127,7 @@ def run_decoding(
         save_table(stage/n/'metadata.parquet', df.assign(bytes=[(stage/n/f).stat().st_size for f in df.file]))
     stage.finish(*(f'{n}/metadata.parquet' for n in pools))
 
-# %% ../nbs/05_decoding.ipynb #8d550c04
+# %% ../nbs/05_decoding.ipynb #7137c493
 def pool_images(
     run:Run,
     pool:str,
@@ -144,7 +143,7 @@ def real_images(ds, label:int, n:int, size:int)->Tensor: # (n, 3, size, size) ui
     "Some real images of a class."
     return ds.subset(spread((ds.labels==label).nonzero().flatten().tolist(), n)).pixels(size)
 
-# %% ../nbs/05_decoding.ipynb #c33e271f
+# %% ../nbs/05_decoding.ipynb #9471ef1d
 def side_by_side(
     columns:dict,       # title -> list of (n, 3, H, W) uint8 tensors, one a row
     row_labels:list[str],
@@ -176,7 +175,7 @@ def gallery(
     columns |= {title:[pool_images(run,m,c,n) for _,c in cs] for title,m in [('from the name',m) for m in plain]+[(f'dreamed: {m}',m) for m in outlier_pools(run)]}
     return side_by_side(columns, [c for _,c in cs])
 
-# %% ../nbs/05_decoding.ipynb #b8290ac7
+# %% ../nbs/05_decoding.ipynb #e2d4702d
 def by_distance(
     run:Run,
     pool:str,  # sampled and decoded
