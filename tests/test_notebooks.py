@@ -1,0 +1,64 @@
+"Every notebook runs, in the paper's order, on a study made small (profiles/smoke.yaml); one test a notebook."
+import nbformat, pytest
+from pathlib import Path
+from dream_ood.runs import NOTEBOOKS, STAGES, Run, execute_notebook, load_profile
+
+ROOT = Path(__file__).parent.parent
+PROFILE = str(ROOT/'profiles'/'smoke.yaml')
+
+@pytest.fixture(scope='module', autouse=True)
+def at_root():
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(ROOT)
+        yield
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory): return tmp_path_factory.mktemp('runs')
+
+def cells(path):
+    nb = nbformat.read(path, 4)
+    assert not [o for c in nb.cells for o in c.get('outputs', []) if o.output_type == 'error']
+    return [c for c in nb.cells if c.cell_type == 'code']
+
+@pytest.mark.parametrize('notebook', ['00_runs', *NOTEBOOKS.values()])
+def test_stage_notebook(notebook, runs):
+    out = runs/'executed'/f'{notebook}.ipynb'
+    execute_notebook(f'nbs/{notebook}.ipynb', out, profile=PROFILE, seed=0, runs=str(runs))
+    done = cells(out)
+    assert all(c.execution_count for c in done if c.source.strip())
+    print(f'{notebook}: {len(done)} cells, {sum(c.source.count("test_") + c.source.count("assert ") for c in done)} assertions')
+
+def test_every_stage_is_done_and_says_where_it_came_from(runs):
+    run = Run.open(PROFILE, 0, runs)
+    for name in STAGES:
+        stage = run.stage(name)
+        assert stage.done, name
+        p = stage._read('provenance.json')
+        assert p['packages']['torch'] and p['inputs']['seed'] == 0 and p['outputs'], name
+
+@pytest.mark.parametrize('seeds', [[0]])
+def test_table_notebook(seeds, runs):
+    import pandas as pd
+    out = runs/'executed'/'table1.ipynb'
+    execute_notebook('nbs/paper/table1.ipynb', out, profile=PROFILE, seeds=seeds, runs=str(runs))
+    cells(out)
+    home, study = runs/'smoke', load_profile(PROFILE)
+    table = pd.read_csv(home/'tables'/'table1.csv')
+    assert list(table) == ['method', 'ood_set', 'group', 'seed', 'fpr95', 'auroc', 'aupr_in', 'aupr_out', 'id_acc']
+    assert set(table.method) == set(study.evaluation.methods) and {'near', 'far', 'sanity', 'control'} == set(table.group)
+    assert not table.duplicated(['method', 'ood_set', 'seed']).any() and table.notna().all().all()
+    for f in ('tables/table1.md', 'tables/summary.md', 'figures/gallery.png'): assert (home/f).stat().st_size > 0
+
+def test_finished_stages_skip_themselves(runs):
+    stage = Run.open(PROFILE, 0, runs).stage('sampling')
+    before = {f: f.stat().st_mtime_ns for f in stage.folder.rglob('*.safetensors')}
+    execute_notebook(f'nbs/{NOTEBOOKS["sampling"]}.ipynb', runs/'executed'/'again.ipynb', profile=PROFILE, seed=0, runs=str(runs))
+    assert before and before == {f: f.stat().st_mtime_ns for f in stage.folder.rglob('*.safetensors')}
+    assert any('nothing to do' in str(c.get('outputs')) for c in cells(runs/'executed'/'again.ipynb'))
+
+@pytest.mark.parametrize('notebook', sorted(str(p.relative_to(ROOT/'nbs')) for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts))
+def test_committed_notebook_is_light_and_has_no_error(notebook):
+    path = ROOT/'nbs'/notebook
+    cells(path)
+    pictures = [d for c in cells(path) for o in c.get('outputs', []) for k, d in o.get('data', {}).items() if k.startswith('image/')]
+    assert all(len(d)*3/4 < 200_000 for d in pictures), [round(len(d)*3/4000) for d in pictures]

@@ -1,0 +1,104 @@
+"The graph of notebook runs: it parses for every profile, runs what is missing or stale and nothing else, and fails in one sentence."
+import os, shutil, subprocess, sys
+from pathlib import Path
+
+import nbformat, pytest
+from dream_ood.runs import NOTEBOOKS, STAGES, Run, save_json
+
+ROOT = Path(__file__).parent.parent
+PROFILES = sorted(p.name for p in (ROOT/'profiles').glob('*.yaml'))
+
+def notebook(path, *sources, parameters):
+    cells = [nbformat.v4.new_code_cell(s) for s in (parameters, *sources)]
+    cells[0].metadata['tags'] = ['parameters']
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python'))), path)
+
+@pytest.fixture
+def project(tmp_path):
+    "This project with hollow stages: each writes one file."
+    for f in ('Snakefile', 'settings.ini', 'tools', 'profiles'):
+        (shutil.copytree if (ROOT/f).is_dir() else shutil.copy)(ROOT/f, tmp_path/f)
+    stage = '''from dream_ood.runs import *
+run = Run.open(profile, seed, runs); s = run.stage(%r)
+if not s.done:
+    s.begin()
+    if Path('broken').exists(): raise DreamError('The image x.png is corrupt: delete it.')
+    save_json(s/'r.json', seed); s.finish()'''
+    for name, nb in NOTEBOOKS.items(): notebook(tmp_path/'nbs'/f'{nb}.ipynb', stage % name, parameters="profile = seed = runs = None")
+    notebook(tmp_path/'nbs'/'paper'/'table1.ipynb', '''from pathlib import Path
+from dream_ood.runs import load_profile
+home = Path(runs)/load_profile(profile).name
+for f in ('tables/table1.csv','tables/table1.md','tables/summary.md','figures/gallery.png'):
+    (home/f).parent.mkdir(parents=True, exist_ok=True); (home/f).write_text('seed\\n'+'\\n'.join(map(str,seeds))+'\\n')''', parameters="profile = seeds = runs = None")
+    return tmp_path
+
+def snakemake(folder, *args, profile='profiles/smoke.yaml', seeds='0,1'):
+    r = subprocess.run([sys.executable, '-m', 'snakemake', '--cores', '1', '--dry-run', '--rerun-triggers', 'mtime', '--nolock', *args,
+                        '--config', f'profile={profile}', f'seeds="{seeds}"', 'runs=_runs'], cwd=folder, capture_output=True, text=True)
+    return r.returncode, r.stdout + r.stderr
+
+def reproduce(folder, profile='profiles/smoke.yaml', seeds='0'):
+    r = subprocess.run([sys.executable, 'tools/reproduce.py', profile, seeds, '_runs'], cwd=folder, capture_output=True, text=True)
+    return r.returncode, r.stdout + r.stderr
+
+def hollow(folder, seed=0):
+    "Finish every stage, and its executed notebook, without running anything."
+    run = Run.open(folder/'profiles'/'smoke.yaml', seed, folder/'_runs')
+    for name, nb in NOTEBOOKS.items():
+        s = run.stage(name).begin()
+        save_json(s/'r.json', seed)
+        s.finish()
+        out = run.folder/'notebooks'/f'{nb}.ipynb'
+        out.parent.mkdir(exist_ok=True)
+        out.write_text('{}')
+    return run
+
+@pytest.mark.parametrize('profile', PROFILES)
+def test_graph_of_every_profile(project, profile):
+    code, said = snakemake(project, profile=f'profiles/{profile}')
+    assert code == 0, said
+    for seed in (0, 1):
+        for s in STAGES: assert f'{s}_{seed}' in said
+    assert 'total' in said and str(2*len(STAGES) + 2) in said     # two seeds, a first look, the table
+
+def test_only_what_is_stale_runs(project):
+    hollow(project)
+    _, said = snakemake(project, '--quiet', 'rules', seeds='0')
+    assert 'tables' in said and 'sampling_0' not in said
+    p = project/'profiles'/'smoke.yaml'
+    p.write_text(p.read_text().replace('beta: 0.1', 'beta: 0.2'))
+    _, said = snakemake(project, seeds='0')
+    assert all(f'{s}_0' in said for s in ('training', 'evaluation', 'dream_id')) and not any(f'rule {s}_0' in said or f'{s}_0 ' in said for s in ('data', 'sampling', 'decoding'))
+
+def test_a_lost_file_is_made_again(project):
+    run = hollow(project)
+    (run.stage('sampling')/'r.json').unlink()
+    _, said = snakemake(project, seeds='0')
+    assert 'sampling_0' in said and 'latent_space_0 ' not in said
+
+def test_reproduce_finishes_then_does_nothing_and_goes_on_after_a_failure(project):
+    run = hollow(project)
+    shutil.rmtree(run.stage('dream_id').folder)
+    (project/'broken').touch()
+    code, said = reproduce(project)
+    assert code != 0 and 'Error: The image x.png is corrupt: delete it.' in said and 'Stopped at Seed 0: 07_dream_id' in said and 'Traceback' not in said
+    (project/'broken').unlink()
+    code, said = reproduce(project)
+    assert code == 0 and '[1 of 2] Seed 0: 07_dream_id' in said and '[2 of 2] Table 1' in said and 'gallery.png' in said
+    code, said = reproduce(project)
+    assert code == 0 and 'Nothing to be done' in said and '==' not in said and 'table1.csv' in said
+
+@pytest.mark.parametrize('profile,seeds,words', [('profiles/none.yaml', '0', 'There is no profile'), ('profiles/smoke.yaml', '0;1', 'SEEDS'),
+                                                  ('settings.ini', '0', 'settings.ini'), ('profiles/bad.yaml', '0', "'latent_space.epoch' is not a known key")])
+def test_bad_input_is_one_sentence(project, profile, seeds, words):
+    (project/'profiles'/'bad.yaml').write_text((project/'profiles'/'smoke.yaml').read_text().replace('  epochs:', '  epoch:', 1))
+    code, said = reproduce(project, profile, seeds)
+    assert code != 0 and said.startswith('Error: ') and words in said and len(said.strip().splitlines()) == 1, said
+    assert not (project/'_runs').exists()
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path('/proc/self').exists(), reason='needs a place that cannot be written')
+def test_an_unwritable_run_folder_is_one_sentence(project):
+    (project/'_runs').write_text('a file, no folder')
+    code, said = reproduce(project)
+    assert code != 0 and said.startswith('Error: Cannot write') and len(said.strip().splitlines()) == 1, said
