@@ -89,9 +89,9 @@ def train_on(
 
 # %% ../nbs/07_dream_id.ipynb #546459a7
 def test_images(run:Run)->ImageSet:
-    "The ID test images that accuracy is measured on: `test_per_class` of each class, or all; the same for every seed."
+    "The ID test images that accuracy is measured on: all, or at most `test_per_class` of each class; the same for every seed."
     test,n = id_set(run.profile,'test'),run.profile.dream_id.test_per_class
-    return of_each_class(test, n) if n else test
+    return of_each_class(test, min(n, int(test.labels.bincount().min()))) if n else test
 
 def run_dream_id(run:Run):
     "The stage: test accuracy with and without inlier images, for every repeat; writes accuracy.csv."
