@@ -14,7 +14,10 @@ BIN   := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONWARNINGS := ignore:IProgress not found
 
-.PHONY: help reproduce test docs lab foundation check readme clean
+EMOJI := emoji-datasource-google emoji-datasource-twitter openmoji @lobehub/fluent-emoji-3d \
+         @iconify-json/emojione @iconify-json/fxemoji @iconify-json/noto-v1
+
+.PHONY: help reproduce test docs lab foundation check readme record clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
 	@echo "make test        run every notebook and every test"
@@ -22,6 +25,7 @@ help:
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make foundation  train the miniature foundation anew (hours)"
 	@echo "make check       notebooks, modules and README.md agree with one another"
+	@echo "make record      put the results of a finished run into the notebooks, the start page and README.md"
 	@echo "make readme      write README.md from nbs/index.ipynb"
 	@echo "make clean       remove what was built (never _runs/)"
 
@@ -53,11 +57,19 @@ lab: $(READY)
 
 foundation: $(READY)
 	@echo "== Training the miniature foundation (nbs/foundation/; hours on two cores; it resumes when interrupted)"
-	@python tools/foundation.py
+	@for f in /usr/share/datasets/fashion-mnist /usr/share/openclipart/png /usr/share/fonts/truetype/lato; do test -e $$f || \
+	  { echo "Error: $$f is missing: install the Debian packages that nbs/foundation/01_pictures.ipynb lists, then go on"; exit 1; }; done
+	@test -d _foundation/node_modules || npm install --ignore-scripts --prefix _foundation $(EMOJI)
+	@for n in 01_pictures 02_training 03_quality; do \
+	  echo "== $$n"; python -m dream_ood.runs execute nbs/foundation/$$n.ipynb _foundation/$$n.ipynb || exit 1; done
 
 check: $(READY)
 	@echo "== Checking that notebooks, modules and README.md agree"
 	@sh tools/check.sh
+
+record: $(READY)
+	@echo "== Recording the finished run of profiles/mini.yaml in the notebooks, the start page and README.md"
+	@sh tools/record.sh '$(RUNS)'
 
 readme: $(READY)
 	@echo "== Writing README.md from nbs/index.ipynb"

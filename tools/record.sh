@@ -1,0 +1,13 @@
+#!/bin/sh
+# Record a finished run of profiles/mini.yaml: execute the notebooks of nbs/ in place against it (its stages are done, so
+# they only show), keep its table and figures for the start page, and write README.md anew.
+set -e
+runs=${1:-_runs}
+mkdir -p nbs/paper/recorded
+cp "$runs"/mini/tables/table1.csv "$runs"/mini/tables/summary.md "$runs"/mini/figures/table1.png "$runs"/mini/figures/gallery.png nbs/paper/recorded/
+for notebook in nbs/0*.ipynb nbs/paper/table1.ipynb nbs/index.ipynb; do
+  jupyter nbconvert --to notebook --execute --inplace --log-level=WARN "$notebook"
+done
+nbdev_clean
+nbdev_export
+python tools/docs.py readme
