@@ -6,7 +6,7 @@
 __all__ = ['sampled', 'named', 'plan', 'whole', 'write_image', 'decode', 'complete', 'run_decoding', 'pool_images', 'real_images',
            'side_by_side', 'outlier_pools', 'gallery', 'by_distance']
 
-# %% ../nbs/05_decoding.ipynb #27c0a2b9
+# %% ../nbs/05_decoding.ipynb #97f08f4e
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from .runs import DreamError,Run,atomic,image_grid,load_json,load_tensors,nice,s
 from .data import id_set,read_image
 from .foundation import checked,draw,encode_empty,load_foundation,spread
 
-# %% ../nbs/05_decoding.ipynb #ed3e7cf1
+# %% ../nbs/05_decoding.ipynb #dae8e0c8
 def sampled(
     run:Run,
     pool:str # name of a sampled pool
@@ -36,7 +36,7 @@ def sampled(
     columns = {k:s.get(k,nan)[:len(cs),:M].flatten().numpy() for k in ('boundary','distance')}
     return pd.DataFrame({'class':np.repeat(cs,M), 'index':list(range(M))*len(cs), 'prompt':run.profile.foundation.prompt, **columns}), z[:len(cs),:M].flatten(0,1)
 
-# %% ../nbs/05_decoding.ipynb #9126f720
+# %% ../nbs/05_decoding.ipynb #260bfc00
 def named(
     run:Run,
     pool:str # name of a pool made from words
@@ -63,7 +63,7 @@ def plan(
     df['seed'] = [seed_for(run.seed,'decode',pool,c,i) for c,i in zip(df['class'],df['index'])]
     return df.assign(source=source)[['file','class','seed','source','boundary','distance','prompt']], what
 
-# %% ../nbs/05_decoding.ipynb #35989220
+# %% ../nbs/05_decoding.ipynb #1b1c49f8
 def whole(
     file # PNG
 )->bool:
@@ -82,7 +82,7 @@ def write_image(
     i = Image.fromarray(x.permute(1,2,0).numpy())
     with atomic(file) as f: (i.convert('L') if greyscale else i).save(f)
 
-# %% ../nbs/05_decoding.ipynb #40458baf
+# %% ../nbs/05_decoding.ipynb #f27f2f14
 def decode(
     run:Run,
     pipe,            # foundation
@@ -104,7 +104,7 @@ def decode(
             bar.update(len(rows))
     return len(todo)
 
-# %% ../nbs/05_decoding.ipynb #6ac3f2c6
+# %% ../nbs/05_decoding.ipynb #f76c5beb
 def complete(
     folder:Path # of a decoded pool
 )->bool:
@@ -127,7 +127,7 @@ def run_decoding(
         save_table(stage/n/'metadata.parquet', df.assign(bytes=[(stage/n/f).stat().st_size for f in df.file]))
     stage.finish(*(f'{n}/metadata.parquet' for n in pools))
 
-# %% ../nbs/05_decoding.ipynb #7137c493
+# %% ../nbs/05_decoding.ipynb #a9fd6370
 def pool_images(
     run:Run,
     pool:str,
@@ -143,7 +143,7 @@ def real_images(ds, label:int, n:int, size:int)->Tensor: # (n, 3, size, size) ui
     "Some real images of a class."
     return ds.subset(spread((ds.labels==label).nonzero().flatten().tolist(), n)).pixels(size)
 
-# %% ../nbs/05_decoding.ipynb #9471ef1d
+# %% ../nbs/05_decoding.ipynb #bc6396b3
 def side_by_side(
     columns:dict,       # title -> list of (n, 3, H, W) uint8 tensors, one a row
     row_labels:list[str],
@@ -175,7 +175,7 @@ def gallery(
     columns |= {title:[pool_images(run,m,c,n) for _,c in cs] for title,m in [('from the name',m) for m in plain]+[(f'dreamed: {m}',m) for m in outlier_pools(run)]}
     return side_by_side(columns, [c for _,c in cs])
 
-# %% ../nbs/05_decoding.ipynb #e2d4702d
+# %% ../nbs/05_decoding.ipynb #3742c959
 def by_distance(
     run:Run,
     pool:str,  # sampled and decoded

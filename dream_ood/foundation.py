@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['WORDS', 'check_model', 'model_source', 'frozen', 'load_foundation', 'tiny_pipeline', 'noun_list', 'token_ids',
            'known', 'anchors', 'plot_cosines', 'replaced_token', 'prompt_ids', 'encode_ids', 'checked', 'encode',
-           'encode_empty', 'native_size', 'initial_noise', 'generate', 'draw', 'known_nouns', 'spread', 'vae_roundtrip',
-           'run_foundation']
+           'encode_empty', 'native_size', 'initial_noise', 'generate', 'draw', 'known_nouns', 'spread', 'labelled',
+           'vae_roundtrip', 'run_foundation']
 
-# %% ../nbs/02_foundation.ipynb #7c37592c
+# %% ../nbs/02_foundation.ipynb #e0c477df
 import json,re
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +23,10 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 from diffusers import AutoencoderKL,DPMSolverMultistepScheduler,StableDiffusionPipeline,UNet2DConditionModel
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTokenizer
-from .runs import ASSETS,DreamError,Profile,Run,image_grid,nice,resolve,save_figure,save_json,save_tensors,seed_for
+from .runs import ASSETS,DreamError,Profile,Run,as_arrays,image_grid,nice,resolve,save_figure,save_json,save_tensors,seed_for
 from .data import validation_outliers
 
-# %% ../nbs/02_foundation.ipynb #017b35df
+# %% ../nbs/02_foundation.ipynb #686c5c4e
 def check_model(
     folder:Path # of a model in diffusers' format
 )->None: # raises DreamError, which names the file
@@ -43,7 +43,7 @@ def check_model(
             with safe_open(f, 'pt') as t: t.keys()
         except Exception as e: raise DreamError(f'Weight file {nice(f)!r} is damaged ({e}): fetch the model again.') from None
 
-# %% ../nbs/02_foundation.ipynb #cec2e50a
+# %% ../nbs/02_foundation.ipynb #ec47bdc5
 def model_source(
     model:str # 'bundled', a local folder or a hub id
 )->str: # the folder's path, or the hub id; raises DreamError if there is no such folder
@@ -55,7 +55,7 @@ def model_source(
     if re.fullmatch(r'\w[\w.-]*/[\w.-]+', model): return model
     raise DreamError(f'foundation.model: there is no folder {nice(folder)!r}; give a local folder, a hub id such as CompVis/stable-diffusion-v1-4, or \'bundled\'.')
 
-# %% ../nbs/02_foundation.ipynb #4a353198
+# %% ../nbs/02_foundation.ipynb #dec102e3
 def frozen(pipe):
     "The pipeline, ready for use: no gradients, no dropout, no progress bar of its own; channels last, which convolutions are faster with."
     for m in (pipe.text_encoder,pipe.unet,pipe.vae): m.requires_grad_(False).eval()
@@ -80,7 +80,7 @@ def load_foundation(
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     return frozen(pipe).to(device)
 
-# %% ../nbs/02_foundation.ipynb #05cb2496
+# %% ../nbs/02_foundation.ipynb #0bec9cea
 WORDS = 'a picture of tshirt trouser pullover dress coat shirt sneaker boot cat dog tree car ship bird fish cup'.split()
 
 def tiny_pipeline(
@@ -103,7 +103,7 @@ def tiny_pipeline(
     pipe = StableDiffusionPipeline(vae, text, tok, unet, schedule, None, None, requires_safety_checker=False)
     return frozen(pipe)
 
-# %% ../nbs/02_foundation.ipynb #00bd01aa
+# %% ../nbs/02_foundation.ipynb #5435c9ec
 def noun_list(pipe)->Path:
     "Where a foundation keeps the list of nouns that it learnt, if it has one."
     return Path(pipe.config.get('_name_or_path') or 'nowhere')/'nouns.csv'
@@ -128,7 +128,7 @@ def known(pipe, noun:str)->bool:
     try: return bool(token_ids(pipe, noun))
     except DreamError: return False
 
-# %% ../nbs/02_foundation.ipynb #1be5b8ab
+# %% ../nbs/02_foundation.ipynb #c261b1b9
 def anchors(
     pipe,           # foundation
     nouns:list[str]
@@ -138,7 +138,7 @@ def anchors(
     def one(e): return e[0] if len(e)==1 else F.normalize(e.mean(0),dim=0)*e.norm(dim=1).mean()
     return torch.stack([one(table[token_ids(pipe,n)]) for n in nouns])
 
-# %% ../nbs/02_foundation.ipynb #3472b86c
+# %% ../nbs/02_foundation.ipynb #77b857fc
 def plot_cosines(
     z:Tensor,       # (C, d) anchors
     names:list[str] # one a row
@@ -151,7 +151,7 @@ def plot_cosines(
     ax.set(xlabel='class', ylabel='class')
     return ax
 
-# %% ../nbs/02_foundation.ipynb #0c238bb6
+# %% ../nbs/02_foundation.ipynb #de27b1e9
 @contextmanager
 def replaced_token(
     pipe,        # foundation
@@ -167,7 +167,7 @@ def replaced_token(
     try: yield
     finally: hook.remove()
 
-# %% ../nbs/02_foundation.ipynb #75ae4c5c
+# %% ../nbs/02_foundation.ipynb #2afda108
 def prompt_ids(
     pipe,       # foundation
     prompt:str, # with one {}
@@ -187,7 +187,7 @@ def encode_ids(pipe, ids:list[list[int]])->Tensor: # (B, L, d)
     "The text encoder's output for rows of token ids."
     return pipe.text_encoder(torch.tensor(ids, device=pipe.device))[0]
 
-# %% ../nbs/02_foundation.ipynb #9193d44d
+# %% ../nbs/02_foundation.ipynb #37b9c66c
 def checked(
     z:Tensor, # (B, d) input embeddings
     d:int     # width of the foundation's tokens
@@ -213,7 +213,7 @@ def encode_empty(pipe)->Tensor: # (1, L, d_text)
     tok = pipe.tokenizer
     return encode_ids(pipe, [[tok.bos_token_id,tok.eos_token_id]+[tok.pad_token_id]*(tok.model_max_length-2)])
 
-# %% ../nbs/02_foundation.ipynb #f176e0c2
+# %% ../nbs/02_foundation.ipynb #eaa15578
 def native_size(pipe)->int:
     "The side of the images that a foundation draws, in pixels."
     return pipe.unet.config.sample_size*pipe.vae_scale_factor
@@ -247,7 +247,7 @@ def generate(
              num_inference_steps=steps, guidance_scale=guidance, output_type='pt').images
     return _bytes(_resize(x, image_size))
 
-# %% ../nbs/02_foundation.ipynb #d8ce9189
+# %% ../nbs/02_foundation.ipynb #32131705
 def draw(
     pipe,           # foundation
     p:Profile,      # its prompt, solver steps, guidance and image size are used
@@ -258,7 +258,7 @@ def draw(
     "Encode and generate with a profile's settings."
     return generate(pipe, encode(pipe,p.foundation.prompt,what), seeds, p.decoding.steps, p.decoding.guidance, p.data.image_size, empty)
 
-# %% ../nbs/02_foundation.ipynb #f9b1ba4a
+# %% ../nbs/02_foundation.ipynb #f16cd568
 def known_nouns(
     profile:Profile,
     pipe # foundation
@@ -274,7 +274,7 @@ def known_nouns(
     taken = {w for c in profile.data.classes for w in (c,profile.data.noun(c))} | set(aside)
     return [n for n in df.noun.astype(str).drop_duplicates() if n not in taken and known(pipe,n)]
 
-# %% ../nbs/02_foundation.ipynb #062798c5
+# %% ../nbs/02_foundation.ipynb #3a5a0f0d
 def spread(
     items:list,
     n:int # how many; at most all
@@ -283,7 +283,22 @@ def spread(
     n = min(n,len(items))
     return [items[i*len(items)//n] for i in range(n)]
 
-# %% ../nbs/02_foundation.ipynb #0000a5dc
+# %% ../nbs/02_foundation.ipynb #15f51406
+def labelled(
+    images,          # PIL images or (3, H, W) tensors
+    names:list[str], # one an image
+    cols:int=12
+): # matplotlib Figure
+    "Images with a name above each."
+    rows = -(-len(images)//cols)
+    fig,axes = plt.subplots(rows, cols, figsize=(cols*.9,rows*1.05), squeeze=False)
+    for ax in axes.flat: ax.axis('off')
+    for ax,im,n in zip(axes.flat, as_arrays(images), names):
+        ax.imshow(im)
+        ax.set_title(n, fontsize=8, pad=2)
+    return fig
+
+# %% ../nbs/02_foundation.ipynb #ae460138
 @torch.inference_mode()
 def vae_roundtrip(
     pipe,              # foundation
@@ -297,7 +312,7 @@ def vae_roundtrip(
         return _bytes(_resize((y/2+.5).clamp(0,1), pixels.shape[-1]))
     return torch.cat([one(x) for x in tqdm(pixels.split(batch_size), 'autoencoder', leave=False, disable=len(pixels)<=batch_size)])
 
-# %% ../nbs/02_foundation.ipynb #957322a3
+# %% ../nbs/02_foundation.ipynb #8111c2a9
 def run_foundation(
     run:Run
 )->None: # raises DreamError if the foundation is missing, damaged, or does not know a class name or a word of the prompt
