@@ -7,7 +7,7 @@ __all__ = ['make_backbone', 'Encoder', 'text_loss', 'learning_rate', 'one_epoch'
            'train_encoder', 'anchor_cosines', 'plot_anchor_cosines', 'plot_embeddings', 'plot_history',
            'load_embeddings', 'run_latent_space']
 
-# %% ../nbs/03_latent_space.ipynb #5b8cfbf7
+# %% ../nbs/03_latent_space.ipynb #da508455
 import math
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from timm.models.resnet import ResNet,BasicBlock
 from .runs import (DreamError,Run,atomic,save_tensors,load_tensors,save_table,save_figure,seed_for,set_style)
 from .data import id_set,train_transform,eval_transform,batches
 
-# %% ../nbs/03_latent_space.ipynb #5062916c
+# %% ../nbs/03_latent_space.ipynb #3ea90f1d
 def make_backbone(
     name:str,      # 'resnet_mini', or any ResNet of timm, e.g. 'resnet34'
     n_out:int,     # width of the last layer
@@ -36,7 +36,7 @@ def make_backbone(
         net.maxpool = nn.Identity()
     return net.to(memory_format=torch.channels_last)
 
-# %% ../nbs/03_latent_space.ipynb #797cdfc6
+# %% ../nbs/03_latent_space.ipynb #5713d74a
 class Encoder(nn.Module):
     "f: image -> text-conditioned embedding."
     def __init__(self,
@@ -60,7 +60,7 @@ def text_loss(
     cos = z @ F.normalize(anchors, dim=-1).T
     return F.cross_entropy(cos/τ, y) + alignment*(1-cos.gather(1,y[:,None])).mean(), cos
 
-# %% ../nbs/03_latent_space.ipynb #cf38d59a
+# %% ../nbs/03_latent_space.ipynb #e617b56e
 def learning_rate(
     progress:float, # share of the training that is over, 0..1
     peak:float,     # the highest learning rate
@@ -70,7 +70,7 @@ def learning_rate(
     if progress<warmup: return peak*(0.02+0.98*progress/warmup)
     return peak*0.5*(1+math.cos(math.pi*(progress-warmup)/(1-warmup)))
 
-# %% ../nbs/03_latent_space.ipynb #a53300a9
+# %% ../nbs/03_latent_space.ipynb #b97dd1aa
 def one_epoch(
     encoder:Encoder,
     anchors:Tensor, # (C,d)
@@ -92,7 +92,7 @@ def one_epoch(
     if not torch.isfinite(loss_sum): raise DreamError('Training of the encoder diverged (the loss is not a number): lower latent_space.lr in the profile.')
     return dict(loss=loss_sum.item()/n, accuracy=100*hits.item()/n)
 
-# %% ../nbs/03_latent_space.ipynb #8755108e
+# %% ../nbs/03_latent_space.ipynb #2211c42b
 @torch.no_grad()
 def embed(
     encoder:Encoder,
@@ -115,7 +115,7 @@ def accuracy(
     "How often the nearest anchor is the own one."
     return 100*((z @ F.normalize(anchors.cpu(), dim=-1).T).argmax(1)==y).float().mean().item()
 
-# %% ../nbs/03_latent_space.ipynb #3face802
+# %% ../nbs/03_latent_space.ipynb #673d7a16
 def _resume(checkpoint, encoder, optimizer):
     "History of the epochs already done; the encoder and optimizer are set to their state."
     if checkpoint is None or not checkpoint.exists(): return []
@@ -134,7 +134,7 @@ def make_encoder(run:Run, d:int)->Encoder: # on the run's device
         torch.manual_seed(seed_for(run.seed, 'latent_space', 'weights'))
         return Encoder(run.profile.latent_space.backbone, d, run.profile.data.image_size).to(run.device)
 
-# %% ../nbs/03_latent_space.ipynb #cb91ba82
+# %% ../nbs/03_latent_space.ipynb #2f87e363
 def train_encoder(
     run:Run,            # its profile's section latent_space says how
     anchors:Tensor,     # (C,d)
@@ -159,7 +159,7 @@ def train_encoder(
         bar.update(); bar.set_postfix({k:f'{v:.2f}' for k,v in history[-1].items() if k!='epoch'})
     return encoder, pd.DataFrame(history)
 
-# %% ../nbs/03_latent_space.ipynb #4807d25b
+# %% ../nbs/03_latent_space.ipynb #eece2f0d
 def anchor_cosines(
     z:Tensor,      # (N,d) unit-norm embeddings
     y:Tensor,      # (N,)
@@ -187,7 +187,7 @@ def plot_anchor_cosines(
     axes[0,0].legend(fontsize=8); fig.supxlabel('cosine with an anchor (mean with the own one in brackets)', fontsize=10)
     return fig
 
-# %% ../nbs/03_latent_space.ipynb #48f859b6
+# %% ../nbs/03_latent_space.ipynb #7f12faca
 def plot_embeddings(
     z:Tensor, y:Tensor, anchors:Tensor, # see `anchor_cosines`
     classes:list, # their names
@@ -209,7 +209,7 @@ def plot_embeddings(
     ax.legend(loc='center left', bbox_to_anchor=(1,.5), frameon=False, markerscale=2)
     return fig
 
-# %% ../nbs/03_latent_space.ipynb #5eacd930
+# %% ../nbs/03_latent_space.ipynb #b4d13cfe
 def plot_history(
     history:pd.DataFrame # as `train_encoder` returns it
 ): # matplotlib Figure
@@ -221,7 +221,7 @@ def plot_history(
     b.set(xlabel='epoch', ylabel='accuracy (%)'); b.legend()
     return fig
 
-# %% ../nbs/03_latent_space.ipynb #ca73770c
+# %% ../nbs/03_latent_space.ipynb #bef2d847
 def load_embeddings(run:Run)->tuple: # z (N,d) unit norm; y (N,), in the order of the training set
     "What the stage read from the training images. Raises DreamError if it is not done."
     t = load_tensors(run.stage('latent_space').require()/'embeddings.safetensors')

@@ -7,7 +7,7 @@ __all__ = ['BLOCK', 'PIECE', 'RULES', 'kth_distance', 'own_distance', 'boundary_
            'percentiles', 'Samples', 'checked', 'around_boundary', 'knn', 'inliers', 'misread', 'reference', 'slerp',
            'drift', 'parameters_of', 'sample', 'sample_pool', 'run_sampling']
 
-# %% ../nbs/04_sampling.ipynb #6fa9405b
+# %% ../nbs/04_sampling.ipynb #0c86f8fb
 import inspect
 from typing import NamedTuple
 import torch
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .runs import DreamError,Run,save_tensors,load_tensors
 from .latent_space import load_embeddings
 
-# %% ../nbs/04_sampling.ipynb #6877842e
+# %% ../nbs/04_sampling.ipynb #f1a14e20
 BLOCK = 2**22  # distances held in memory at a time
 
 def kth_distance(
@@ -50,7 +50,7 @@ def boundary_points(
     d = own_distance(z, k, block)
     return (d if inward else -d).argsort(stable=True)[:select]
 
-# %% ../nbs/04_sampling.ipynb #ddbe3189
+# %% ../nbs/04_sampling.ipynb #837c498b
 PIECE = 1024  # candidates drawn from one seed
 
 class Candidates:
@@ -81,7 +81,7 @@ class Candidates:
             out[here] = v[e[here]-first]
         return out
 
-# %% ../nbs/04_sampling.ipynb #5ea6b259
+# %% ../nbs/04_sampling.ipynb #b359ea5a
 def farthest(
     D:Tensor, # (P,n) k-NN distance of each boundary point's candidates
     keep:int  # at most so many of one boundary point
@@ -95,7 +95,7 @@ def nearest(D:Tensor, keep:int)->tuple:
     "As `farthest`, with the smallest distances."
     return farthest(-D, keep)
 
-# %% ../nbs/04_sampling.ipynb #a3010bce
+# %% ../nbs/04_sampling.ipynb #8ca71cf3
 def percentiles(
     D:Tensor,     # (P,n) k-NN distance of each boundary point's candidates
     kept:tuple    # boundary points, candidates of each: (m,) both
@@ -104,7 +104,7 @@ def percentiles(
     p,e = kept
     return (D[p]<=D[p,e][:,None]).double().mean(1)
 
-# %% ../nbs/04_sampling.ipynb #10af72ef
+# %% ../nbs/04_sampling.ipynb #8084ea0f
 class Samples(NamedTuple):
     "Sampled embeddings and where they come from."
     z:Tensor        # (M,d) unit norm
@@ -126,7 +126,7 @@ def checked(
     if ((z.norm(dim=1)-1).abs()>1e-3).any(): raise DreamError('Embeddings must have unit norm: normalise them first.')
     return z
 
-# %% ../nbs/04_sampling.ipynb #2eadb07e
+# %% ../nbs/04_sampling.ipynb #0b281f16
 def around_boundary(
     z:Tensor, M:int, generator, # see `sample`
     choose,                     # `farthest`, `nearest` or `misread`
@@ -151,7 +151,7 @@ def around_boundary(
         left -= len(p)
     return Samples(*map(torch.cat, zip(*rounds)))
 
-# %% ../nbs/04_sampling.ipynb #11201771
+# %% ../nbs/04_sampling.ipynb #92abbd91
 def knn(z, M, generator, *, k, select, candidates, keep, sigma, block=BLOCK)->Samples:
     "Outliers: the farthest candidates around the loneliest embeddings (Dream-OOD, Section 3.2)."
     return around_boundary(z, M, generator, farthest, k, select, candidates, keep, sigma, block=block)
@@ -160,7 +160,7 @@ def inliers(z, M, generator, *, k, select, candidates, keep, sigma, block=BLOCK)
     "Inliers: the nearest candidates around the most central embeddings (Dream-ID, in the same paper)."
     return around_boundary(z, M, generator, nearest, k, select, candidates, keep, sigma, inward=True, block=block)
 
-# %% ../nbs/04_sampling.ipynb #0229fdda
+# %% ../nbs/04_sampling.ipynb #1fe4252d
 def misread(D:Tensor, keep:int)->tuple:
     "As `farthest`, with the distances reshaped as in the reference code: boundary point and candidate change places."
     return farthest(D.reshape(D.shape[1],D.shape[0]).T, keep)
@@ -169,7 +169,7 @@ def reference(z, M, generator, *, k, select, candidates, keep, sigma, block=BLOC
     "The candidates that the reference implementation (deeplearning-wisc/dream-ood) keeps: in effect random ones."
     return around_boundary(z, M, generator, misread, k, select, candidates, keep, sigma, shared=True, block=block)
 
-# %% ../nbs/04_sampling.ipynb #c37cceda
+# %% ../nbs/04_sampling.ipynb #9d59220c
 def slerp(
     z:Tensor, # (m,d) unit norm
     g:Tensor, # (m,d) unit norm
@@ -192,7 +192,7 @@ def drift(z, M, generator, *, noun_embeddings, k, strength, nouns, block=BLOCK)-
     v = slerp(z[start], g, t)
     return Samples(v, start.to(z.device), kth_distance(v, z, k, block))
 
-# %% ../nbs/04_sampling.ipynb #2aef0c3a
+# %% ../nbs/04_sampling.ipynb #5cd51247
 RULES = dict(knn=knn, inliers=inliers, reference=reference, drift=drift)
 
 def parameters_of(rule:str)->dict: # name -> default, or inspect.Parameter.empty
@@ -213,7 +213,7 @@ def sample(
     if missing := [n for n,d in own.items() if d is inspect.Parameter.empty and n not in params]: raise DreamError(f'Sampling rule {rule!r} also needs {missing}.')
     return RULES[rule](z, M, generator, **{n:v for n,v in params.items() if n in own})
 
-# %% ../nbs/04_sampling.ipynb #53f7bdc9
+# %% ../nbs/04_sampling.ipynb #a12aadca
 def sample_pool(
     run:Run,
     pool:str,       # name of a pool in the profile's sampling section
