@@ -23,7 +23,8 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research',
                  'Programming Language :: Python :: 3'],
     packages=find_packages(include=['dream_ood', 'dream_ood.*']),
-    include_package_data=True,  # dream_ood/assets, named in MANIFEST.in
+    package_data={'dream_ood': ['assets/**/*']},
+    include_package_data=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=extras,
