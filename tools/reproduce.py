@@ -15,7 +15,7 @@ def lock(home):
     return file
 
 
-def graph(profile, seeds, runs):
+def graph(profile, seeds, runs, home):
     "Run snakemake, and say only what a reader needs: which notebook is next, or that there is nothing to do."
     command = [sys.executable, '-m', 'snakemake', *OPTIONS, '--config', f'profile={profile}', f'seeds="{seeds}"', f'runs={runs}']
     said, total, done, at = [], 0, 0, ''
@@ -24,6 +24,7 @@ def graph(profile, seeds, runs):
             said.append(line)
             if m := re.match(r'total\s+(\d+)', line): total = int(m[1])
             elif m := re.match(r'Job \d+: == (.*)', line):
+                if at.startswith('A first look'): print('\n' + (home/'tables'/'summary.md').read_text())
                 done, at = done + 1, m[1]
                 print(f'\n== [{done} of {total}] {at}', flush=True)
             elif line.startswith('Nothing to be done'): print('Nothing to be done: every stage is finished, from these very inputs.')
@@ -37,7 +38,7 @@ def main(profile, seeds, runs):
     study = load_profile(profile)
     if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as SEEDS=0,1,2.')
     home = Run.open(study, seeds.split(',')[0], runs).folder.parent
-    with lock(home): code = graph(profile, seeds, runs)
+    with lock(home): code = graph(profile, seeds, runs, home)
     if code: return code
     print('\n' + (home/'tables'/'summary.md').read_text())
     print(f"Table 1    {home/'tables'/'table1.csv'} and .md\nGallery    {home/'figures'/'gallery.png'}\nNotebooks  {home}/seed*/notebooks/, with every figure")
