@@ -142,6 +142,7 @@ class Finetune(Section):
     batch_size: Positive
     outlier_batch_size: Positive
     vae_fraction: Fraction = 0.0                   # share of ID images passed through the foundation's VAE
+    freeze_bn: bool = False                        # keep the statistics of batch normalisation as they were
 
 class Contender(Section):
     "One way to train the classifier."

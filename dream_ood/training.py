@@ -181,9 +181,10 @@ class Plan:
     batch_size:int     # ID images a step
     leg:int            # steps in a leg: one pass over the ID images
     lr:float           # the highest learning rate
-    from_scratch:bool  # the rate has a warm-up, batch normalisation learns its statistics
+    from_scratch:bool  # the rate has a warm-up
     outliers:int=0     # outliers a step
     vae:int=0          # of the ID images of a step, those that have been through the autoencoder
+    freeze:bool=False  # keep the statistics of batch normalisation as they were, see `training_mode`
     @property
     def legs(self)->list: return [min(self.leg, self.steps-i) for i in range(0, self.steps, self.leg)]
     @property
@@ -198,7 +199,7 @@ def make_plan(
     t,f = run.profile.training,run.profile.training.finetune
     if contender.start:
         size = min(f.batch_size, n)
-        return Plan('finetune', f.steps, size, n//size, f.lr, False, f.outlier_batch_size, round(f.vae_fraction*size))
+        return Plan('finetune', f.steps, size, n//size, f.lr, False, f.outlier_batch_size, round(f.vae_fraction*size), f.freeze_bn)
     size = min(t.batch_size, n)
     return Plan('scratch', t.epochs*(n//size), size, n//size, t.lr, True, size)
 
@@ -262,7 +263,7 @@ def optimise(
         for leg in range(done, len(plan.legs)):
             first = len(rows)
             rate = lambda step: float(learning_rate((first+step)/plan.steps, plan.lr, plan.warmup))
-            rows += train_leg(net, phi, optimizer, loader(leg), rate, not plan.from_scratch, β, T, bar)
+            rows += train_leg(net, phi, optimizer, loader(leg), rate, plan.freeze, β, T, bar)
             bar.set_postfix({k:f"{np.mean([r[k] for r in rows[-50:]]):.3f}" for k in ('ce','l_ood','accuracy')})
             if checkpoint is not None:
                 with atomic(checkpoint) as p: torch.save({k:v.state_dict() for k,v in parts.items()}|dict(rows=rows), p)

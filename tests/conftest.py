@@ -16,7 +16,7 @@ def tiny_profile(foundation, **sections):
     for s in ('wide','validation_outliers'): d['data'][s]['per_class'] = 1
     d['data']['ood'] = {k:v|dict(per_class=12) for k,v in d['data']['ood'].items() if k in ('sandal','faces','noise')}
     d['foundation']['model'] = str(foundation)
-    d['training'] |= dict(epochs=2, batch_size=16, finetune=dict(steps=5, lr=0.01, batch_size=8, outlier_batch_size=8, vae_fraction=0.25),
+    d['training'] |= dict(epochs=2, batch_size=16, finetune=dict(freeze_bn=True, steps=5, lr=0.01, batch_size=8, outlier_batch_size=8, vae_fraction=0.25),
         contenders=dict(plain={}, longer=dict(start='plain'), dreams=dict(start='plain',outliers='knn'), wide=dict(start='plain',outliers='wide',phi='monotone')))
     d['dream_id'] |= dict(real_per_class=3, steps=2, batch_size=8, repeats=2, test_per_class=4)
     d['evaluation'] |= dict(k=5, methods=dict(Energy=dict(contender='plain',detector='energy'), KNN=dict(contender='plain',detector='knn'),
