@@ -1,7 +1,9 @@
 "Run the graph of notebooks for one profile, then show its table: `python tools/reproduce.py PROFILE SEEDS RUNS`."
-import fcntl, re, subprocess, sys
+import fcntl, os, re, subprocess, sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from dream_ood.runs import DreamError, Run, load_profile
 
 OPTIONS = ['--cores', 'all', '--rerun-triggers', 'mtime', '--rerun-incomplete', '--keep-incomplete', '--nolock']
@@ -13,6 +15,17 @@ def lock(home):
     try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError: raise DreamError(f'Another `make reproduce` is at work in {str(home)!r}: wait for it, or end it first.') from None
     return file
+
+
+def end_orphans(profile, runs):
+    "End what a killed call left running here: holding the lock, we know that nobody waits for it."
+    for p in psutil.process_iter(['cmdline', 'cwd']):
+        words = p.info['cmdline'] or []
+        ours = f'profile={profile}' in words and f'runs={runs}' in words and {'snakemake', 'dream_ood.runs'} & set(words)
+        if ours and p.info['cwd'] == os.getcwd():
+            print(f'An earlier call was killed and left process {p.pid} behind: ending it.')
+            for child in [*p.children(recursive=True), p]:
+                with suppress(psutil.NoSuchProcess): child.kill()
 
 
 def graph(profile, seeds, runs, home):
@@ -38,7 +51,9 @@ def main(profile, seeds, runs):
     study = load_profile(profile)
     if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as SEEDS=0,1,2.')
     home = Run.open(study, seeds.split(',')[0], runs).folder.parent
-    with lock(home): code = graph(profile, seeds, runs, home)
+    with lock(home):
+        end_orphans(profile, runs)
+        code = graph(profile, seeds, runs, home)
     if code: return code
     print('\n' + (home/'tables'/'summary.md').read_text())
     print(f"Table 1    {home/'tables'/'table1.csv'} and .md\nGallery    {home/'figures'/'gallery.png'}\nNotebooks  {home}/seed*/notebooks/, with every figure")
@@ -48,3 +63,4 @@ def main(profile, seeds, runs):
 if __name__ == '__main__':
     try: sys.exit(main(*sys.argv[1:]))
     except DreamError as e: sys.exit(f'Error: {e}')
+    except KeyboardInterrupt: sys.exit('Interrupted: call make reproduce again to go on from here.')
