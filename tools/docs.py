@@ -62,6 +62,7 @@ def readme():
     for name, data in resources['outputs'].items():
         pictures.mkdir(exist_ok=True)
         (ROOT/name).write_bytes(data)
+    text = re.sub(r'[ \t]+\n', '\n', text).replace('![png]', '![result]')
     text = re.sub(r'\]\(([\w/]+\.ipynb)\)', r'](nbs/\1)', text)
     (ROOT/'README.md').write_text('<!-- made from nbs/index.ipynb by `make readme` -->\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n')
 
