@@ -3,6 +3,7 @@
 # they only show), keep its table and figures for the start page, and write README.md anew.
 set -e
 runs=${1:-_runs}
+export TQDM_DISABLE=1 PYTHONWARNINGS=ignore   # progress bars and warnings of this machine are no part of a page
 mkdir -p nbs/paper/recorded
 cp "$runs"/mini/tables/table1.csv "$runs"/mini/tables/summary.md "$runs"/mini/figures/table1.png "$runs"/mini/figures/gallery.png nbs/paper/recorded/
 for notebook in nbs/0*.ipynb nbs/paper/table1.ipynb nbs/index.ipynb; do
