@@ -48,6 +48,7 @@ def boundary_points(
 )->Tensor: # (select,) indices into z, the most extreme first
     "Embeddings with the largest (or smallest) k-NN distance; all of them if there are fewer than `select`."
     d = own_distance(z, k, block)
+    d = d.float()  # two embeddings may be each other's k-th neighbour: their distances then differ in the last bits of 64, which must not order them
     return (d if inward else -d).argsort(stable=True)[:select]
 
 # %% ../nbs/04_sampling.ipynb #837c498b
