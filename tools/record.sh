@@ -9,6 +9,7 @@ cp "$runs"/mini/tables/table1.csv "$runs"/mini/tables/summary.md "$runs"/mini/fi
 for notebook in nbs/0*.ipynb nbs/paper/table1.ipynb nbs/index.ipynb; do
   jupyter nbconvert --to notebook --execute --inplace --log-level=WARN "$notebook"
 done
+python tools/slim.py nbs/0*.ipynb nbs/paper/table1.ipynb
 nbdev_clean
 nbdev_export
 python tools/docs.py readme

@@ -1,0 +1,14 @@
+"Store the pictures of executed notebooks in 256 colours where that makes them lighter: `python tools/slim.py NOTEBOOK ...`."
+import base64, io, sys
+
+import nbformat
+from PIL import Image
+
+for path in sys.argv[1:]:
+    nb = nbformat.read(path, 4)
+    for data in (o.data for c in nb.cells for o in c.get('outputs', []) if 'image/png' in o.get('data', {})):
+        old, new = base64.b64decode(data['image/png']), io.BytesIO()
+        if len(old) < 100_000: continue
+        Image.open(io.BytesIO(old)).convert('RGB').quantize(256).save(new, 'PNG', optimize=True)
+        if len(new.getvalue()) < len(old): data['image/png'] = base64.b64encode(new.getvalue()).decode() + '\n'
+    nbformat.write(nb, path)
