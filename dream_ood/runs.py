@@ -472,7 +472,7 @@ def execute_notebook(
     import papermill as pm
     output = Path(output); output.parent.mkdir(parents=True, exist_ok=True)
     try: pm.execute_notebook(str(resolve(notebook)), str(output), parameters=parameters, cwd=str(find_root()), kernel_name='python3',
-                             stdout_file=sys.stdout, stderr_file=sys.stderr)
+                             stdout_file=sys.stdout, stderr_file=sys.stderr, extra_arguments=['--log-level=ERROR'])   # else each kernel warns of its own port
     except pm.PapermillExecutionError as e:
         if e.ename=='DreamError': raise DreamError(e.evalue) from None
         raise
