@@ -61,7 +61,7 @@ foundation: $(READY)
 	  { echo "Error: $$f is missing: install the Debian packages that nbs/foundation/01_pictures.ipynb lists, then go on"; exit 1; }; done
 	@test -d _foundation/node_modules || npm install --ignore-scripts --prefix _foundation $(EMOJI)
 	@for n in 01_pictures 02_training 03_quality; do \
-	  echo "== $$n"; python -m dream_ood.runs execute nbs/foundation/$$n.ipynb _foundation/$$n.ipynb || exit 1; done
+	  echo "== $$n"; python tools/execute.py nbs/foundation/$$n.ipynb _foundation/$$n.ipynb || exit 1; done
 
 check: $(READY)
 	@echo "== Checking that notebooks, modules and README.md agree"

@@ -31,7 +31,7 @@ def stale_table():
 
 def job(notebook, output, **parameters):
     "The shell command that executes a notebook; what it says goes to stdout, as stderr is the graph's."
-    return shlex.join([sys.executable, '-m', 'dream_ood.runs', 'execute', f'nbs/{notebook}.ipynb', str(output),
+    return shlex.join([sys.executable, 'tools/execute.py', f'nbs/{notebook}.ipynb', str(output),
                        f'profile={PROFILE}', f'runs={RUNS}', *(f'{k}={v}' for k, v in parameters.items())]) + ' 2>&1'
 
 rule first_look:

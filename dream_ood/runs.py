@@ -8,7 +8,7 @@ __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'STAGES', 'NO
            'Finetune', 'Contender', 'Training', 'DreamID', 'Method', 'Evaluation', 'Profile', 'find_root', 'resolve',
            'nice', 'load_profile', 'seed_for', 'atomic', 'save_tensors', 'load_tensors', 'save_json', 'load_json',
            'save_table', 'sha256', 'provenance', 'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid',
-           'execute_notebook', 'main']
+           'main']
 
 # %% ../nbs/00_runs.ipynb #b7527fd1
 import hashlib,json,os,platform,shutil,sys,time
@@ -115,6 +115,7 @@ class Pool(Section):
     candidates: Positive = 200                     # noise vectors per boundary point
     keep: Positive = 5                             # at most so many samples from one boundary point
     sigma: PositiveFloat = 0.0735                  # σ, standard deviation of the noise in each dimension
+    noise: Literal['fresh','shared'] = 'fresh'     # each boundary point draws its own, or all get the same
     strength: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.35, 0.85]  # range of t in a drift
     nouns: Positive = 3                            # nouns averaged to make a drift's goal
 
@@ -462,29 +463,13 @@ def image_grid(
     ax.xaxis.tick_top(); ax.tick_params(length=0)
     return fig
 
-# %% ../nbs/00_runs.ipynb #640aa419
-def execute_notebook(
-    notebook, # path of the notebook
-    output,   # where the executed copy goes
-    **parameters
-):
-    "Run a notebook by papermill; raises DreamError with the one sentence if the notebook ended in one."
-    import papermill as pm
-    output = Path(output); output.parent.mkdir(parents=True, exist_ok=True)
-    try: pm.execute_notebook(str(resolve(notebook)), str(output), parameters=parameters, cwd=str(find_root()), kernel_name='python3',
-                             stdout_file=sys.stdout, stderr_file=sys.stderr, extra_arguments=['--log-level=ERROR'])   # else each kernel warns of its own port
-    except pm.PapermillExecutionError as e:
-        if e.ename=='DreamError': raise DreamError(e.evalue) from None
-        raise
-
 # %% ../nbs/00_runs.ipynb #d69deaec
 def main(args=None):
-    "`python -m dream_ood.runs check PROFILE` or `... execute NOTEBOOK OUTPUT key=value ...`"
+    "`python -m dream_ood.runs check PROFILE`"
     cmd,*rest = args if args is not None else sys.argv[1:] or ['']
     try:
         if cmd=='check': print(f'{rest[0]}: profile {load_profile(rest[0]).name!r} is valid')
-        elif cmd=='execute': execute_notebook(rest[0], rest[1], **{k:yaml.safe_load(v) for k,v in (a.split('=',1) for a in rest[2:])})
-        else: raise DreamError(f'Unknown command {cmd!r}: use `check PROFILE` or `execute NOTEBOOK OUTPUT key=value ...`.')
+        else: raise DreamError(f'Unknown command {cmd!r}: use `check PROFILE`.')
     except DreamError as e:
         print(f'Error: {e}', file=sys.stderr)
         return 2

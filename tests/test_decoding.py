@@ -12,16 +12,10 @@ MINI = Path(__file__).parent.parent/'profiles'/'mini.yaml'
 CLASSES = ['coat','boot','shirt']
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    d = tmp_path_factory.mktemp('model')/'tiny'
-    tiny_pipeline().save_pretrained(d)
-    return d
-
-@pytest.fixture(scope='module')
-def settings(model):
+def settings(foundation):
     d = yaml.safe_load(MINI.read_text())
     d['data'] |= dict(classes=CLASSES, wide=None, validation_outliers=None)
-    d['foundation']['model'] = str(model)
+    d['foundation']['model'] = str(foundation)
     d['sampling']['pools'] = dict(knn=dict(rule='knn',per_class=7), inliers=dict(rule='inliers',per_class=4))
     d['decoding'] = dict(steps=2, guidance=3., batch_size=4, pools=dict(knn=dict(source='sampling'), inliers=dict(source='sampling',per_class=2),
                          plain=dict(source='class_names',per_class=3), names=dict(source='other_names',per_class=2)))

@@ -1,9 +1,12 @@
 "Every notebook runs, in the paper's order, on a study made small (profiles/smoke.yaml); one test a notebook."
+import sys
 import nbformat, pytest
 from pathlib import Path
-from dream_ood.runs import NOTEBOOKS, STAGES, Run, execute_notebook, load_profile
+from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_profile
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT/'tools'))
+from execute import execute_notebook
 PROFILE = str(ROOT/'profiles'/'smoke.yaml')
 
 @pytest.fixture(scope='module', autouse=True)

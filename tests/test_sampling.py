@@ -5,7 +5,7 @@ from fastcore.test import test_close as close
 from sklearn.neighbors import NearestNeighbors
 from dream_ood import sampling
 from dream_ood.runs import DreamError
-from dream_ood.sampling import Candidates,RULES,boundary_points,farthest,kth_distance,misread,own_distance,percentiles,sample,slerp
+from dream_ood.sampling import Candidates,Noise,RULES,Space,boundary_points,extremes,farthest,kth_distance,misread,own_distance,percentiles,sample,slerp
 
 D,N,K = 24,120,7
 PARAMS = dict(k=K, select=12, candidates=150, keep=2, sigma=.1, strength=[.35,.85], nouns=3)
@@ -37,7 +37,7 @@ def test_knn_keeps_the_farthest_candidates_of_each_boundary_point():
         mine = s.boundary==b
         assert mine.sum()==2
         np.testing.assert_allclose(sorted(s.distance[mine]), np.sort(brute(v,K))[-2:], atol=1e-6)
-        assert all((v==x).all(1).any() for x in s.z[mine])
+        assert all((v-x).abs().amax(1).min()<1e-6 for x in s.z[mine])
 
 def test_percentiles_of_the_rules():
     g = torch.Generator().manual_seed(0)
@@ -45,6 +45,36 @@ def test_percentiles_of_the_rules():
     assert percentiles(around, farthest(around,5)).mean()>=.99
     assert .4<percentiles(around, misread(around,10)).mean()<.6
     assert percentiles(around, sampling.nearest(around,5)).mean()<=.01
+
+def flat(n, seed, rest): # n points of one class, nearly all of them in six of 64 dimensions
+    g = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(1,64,generator=g)+torch.randn(n,6,generator=g)@torch.randn(6,64,generator=g)/3 + rest*torch.randn(n,64,generator=g)/8, dim=1)
+
+@pytest.mark.parametrize('shared', [False,True])
+@pytest.mark.parametrize('inward', [False,True])
+@pytest.mark.parametrize('points,few', [(unit(N,0),False), (flat(150,1,0.),True), (flat(150,2,.02),True), (-flat(150,3,.5),False)])
+def test_extremes_are_what_sorting_all_distances_gives(points, few, inward, shared):
+    for sigma,k,n,keep in ((.1,K,150,3),(1.,40,sampling.PIECE+100,2),(.02,1,50,60)):
+        around = Candidates(points, boundary_points(points,k,5), sigma, n, torch.Generator().manual_seed(7), shared)
+        assert (around.space.Q is not None)==few
+        p,e,v,d = extremes(around, k, keep, inward, block=1000)
+        truth = around.distances(k)
+        best = truth.topk(min(keep,n), largest=not inward)
+        for i in range(5):
+            close(d[p==i], best.values[i], 1e-7)
+            assert set(e[p==i].tolist())==set(best.indices[i].tolist())
+        np.testing.assert_allclose(NearestNeighbors(n_neighbors=k).fit(points.double().numpy()).kneighbors(v.double().numpy())[0][:,-1], d, atol=1e-5)
+
+def test_noise_drawn_in_parts_is_gaussian():
+    space = Space(flat(150,2,.02))
+    x = Noise(space, 30_000, torch.Generator().manual_seed(0)).vectors(torch.arange(30_000))
+    cov = torch.cov(x.T)
+    assert space.Q is not None and x.mean(0).abs().max()<.03 and (cov-torch.eye(64)).abs().max()<.05
+    close((x**4).mean().item(), 3., .03)
+    v = space.z[:7].double()@x[:500].T
+    noise = Noise(space, 30_000, torch.Generator().manual_seed(0))
+    low,high = (noise.times(torch.arange(7), b)[:,:500].double() for b in (-1,1))
+    assert (low<=v+1e-5).all() and (v<=high+1e-5).all()
 
 def test_misread_is_what_the_reference_code_computes():
     P,L,keep = 4,30,2
@@ -71,6 +101,7 @@ def test_shared_and_fresh_noise():
         s = draw(rule, M=12, select=12, keep=1, candidates=5, sigma=100.)   # so strong that only the noise is left
         return (s.z@s.z.T).fill_diagonal_(0).max().item()
     assert noise('knn')<.9<noise('reference')
+    assert (draw('knn',M=12,select=12,keep=1,candidates=5,sigma=100.,noise='shared').z@draw('reference',M=12,select=12,keep=1,candidates=5,sigma=100.).z.T).max()>.9   # the very same noise
 
 def test_drift():
     s = draw('drift', M=300, strength=[.25,.25])
@@ -101,7 +132,7 @@ def test_same_seed_same_samples_on_any_block_and_threads(rule):
 
 def test_many_candidates_are_drawn_in_pieces():
     around = Candidates(z, torch.tensor([0,1]), .1, sampling.PIECE+3, torch.Generator().manual_seed(0))
-    assert [len(v) for _,_,v in around]==[sampling.PIECE,3]*2
+    assert sorted((p,first,len(v)) for p,first,v in around)==[(0,0,sampling.PIECE),(0,sampling.PIECE,3),(1,0,sampling.PIECE),(1,sampling.PIECE,3)]
     d = around.distances(K)
     p,e = torch.tensor([1,0]),torch.tensor([sampling.PIECE+2,5])
     close(brute(around[p,e],K), d[p,e].numpy(), 1e-6)
@@ -110,7 +141,7 @@ nan = z.clone(); nan[3,0] = torch.nan
 @pytest.mark.parametrize('changes, words', [
     (dict(rule='magic'), "no sampling rule 'magic'"), (dict(z=z[:K]), f'too few for neighbour k={K}'), (dict(z=z[:1]), 'A class has 1 embedding'),
     (dict(z=z*2), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'), (dict(sigma=0), 'sigma is 0'), (dict(sigma=-1.), 'sigma is -1'),
-    (dict(sigmas=1), 'sigmas'), (dict(M=0), 'at least one'), (dict(rule='drift',strength=[.8,.3]), 'strength'),
+    (dict(sigmas=1), 'sigmas'), (dict(noise='loud'), "no noise 'loud'"), (dict(M=0), 'at least one'), (dict(rule='drift',strength=[.8,.3]), 'strength'),
     (dict(rule='drift',noun_embeddings=nouns[:2]), '3 nouns'), (dict(rule='drift',noun_embeddings=None), '3 nouns')])
 def test_bad_input_is_one_sentence(changes, words):
     with pytest.raises(DreamError, match=words) as e: draw(**changes)

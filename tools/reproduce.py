@@ -21,7 +21,7 @@ def end_orphans(profile, runs):
     "End what a killed call left running here: holding the lock, we know that nobody waits for it."
     for p in psutil.process_iter(['cmdline', 'cwd']):
         words = p.info['cmdline'] or []
-        ours = f'profile={profile}' in words and f'runs={runs}' in words and {'snakemake', 'dream_ood.runs'} & set(words)
+        ours = f'profile={profile}' in words and f'runs={runs}' in words and {'snakemake', 'tools/execute.py'} & set(words)
         if ours and p.info['cwd'] == os.getcwd():
             print(f'An earlier call was killed and left process {p.pid} behind: ending it.')
             for child in [*p.children(recursive=True), p]:
