@@ -143,7 +143,7 @@ class Candidates:
     def distances(self, k:int, block:int=BLOCK)->Tensor: # (P,n)
         "The k-NN distance of every candidate to the class: the long way, for pictures and tests."
         D = self.z.new_empty(len(self.boundary), self.n, dtype=torch.float64)
-        for p,first,v in self: D[p,first:first+len(v)] = kth_distance(v, self.z, k, block)
+        for p,first,noise in self.noises(): D[p,first:first+len(noise)] = kth_distance(self.points(p, noise, torch.arange(len(noise), device=D.device)), self.z, k, block)
         return D
     def __getitem__(self, which)->Tensor: # (m,d)
         "Candidates by number: `which` = boundary points (m,), candidates of each (m,)."
