@@ -24,12 +24,12 @@ BLOCK = 2**22  # distances held in memory at a time
 
 def kth_distance(
     q:Tensor,       # (m,d) unit-norm points
-    z:Tensor,       # (n,d) unit-norm embeddings of one class
+    z,              # (n,d) unit-norm embeddings of one class, or their `Space`
     k:int,          # which neighbour
     block:int=BLOCK # distances held in memory at a time
 )->Tensor: # (m,) Euclidean distance, float64
     "Distance from each point to its k-th nearest embedding: exact, in 64 bits, so that neither block size nor threads change a choice."
-    z = F.normalize(z.double(), dim=-1).T
+    z = F.normalize(z.double(), dim=-1).T if torch.is_tensor(z) else z.exact
     near = [(F.normalize(part.double(),dim=-1)@z).topk(k,dim=1).values[:,-1] for part in q.split(max(1,block//z.shape[1]))]
     return (2-2*torch.cat(near)).clamp(min=0).sqrt()
 
@@ -72,7 +72,7 @@ def main_directions(
 class Space:
     "Embeddings of one class with their main directions: z = a Qᵀ + rest."
     def __init__(self, z:Tensor): # (n,d) unit norm
-        self.z,self.Q = z,main_directions(z)
+        self.z,self.Q,self.exact = z,main_directions(z),F.normalize(z.double(), dim=-1).T
         if self.Q is not None:
             self.a = z@self.Q
             self.rest = (z-self.a@self.Q.T).norm(dim=1)   # how long it is
@@ -143,7 +143,7 @@ class Candidates:
     def distances(self, k:int, block:int=BLOCK)->Tensor: # (P,n)
         "The k-NN distance of every candidate to the class: the long way, for pictures and tests."
         D = self.z.new_empty(len(self.boundary), self.n, dtype=torch.float64)
-        for p,first,noise in self.noises(): D[p,first:first+len(noise)] = kth_distance(self.points(p, noise, torch.arange(len(noise), device=D.device)), self.z, k, block)
+        for p,first,noise in self.noises(): D[p,first:first+len(noise)] = kth_distance(self.points(p, noise, torch.arange(len(noise), device=D.device)), self.space, k, block)
         return D
     def __getitem__(self, which)->Tensor: # (m,d)
         "Candidates by number: `which` = boundary points (m,), candidates of each (m,)."
@@ -214,7 +214,7 @@ def extremes(
         limit = None if len(D)<keep else 1-D[-1].item()**2/2
         new = survivors(around, p, noise, k, keep, inward, limit, block)
         v = around.points(p, noise, new)
-        E,V,D = torch.cat([E,new+first]),torch.cat([V,v]),torch.cat([D,kth_distance(v, z, k, block)])
+        E,V,D = torch.cat([E,new+first]),torch.cat([V,v]),torch.cat([D,kth_distance(v, around.space, k, block)])
         top = (D if inward else -D).argsort(stable=True)[:keep]
         best[p] = E[top],V[top],D[top]
     E,V,D = (torch.stack(x) for x in zip(*(best[p] for p in range(len(around.boundary)))))
@@ -270,7 +270,8 @@ def around_boundary(
     if noise not in ('fresh','shared'): raise DreamError(f"There is no noise {noise!r}: it is 'fresh' for each boundary point, or 'shared' by all.")
     space,b,rounds,left = Space(z),boundary_points(z, k, select, inward, block),[],M
     while left:
-        p,v,d = (i[:left] for i in choose(Candidates(space, b, sigma, candidates, generator, noise=='shared'), k, min(keep,candidates), block))
+        best = min(keep, candidates, -(-left//len(b)))   # the best of every boundary point come first, so more of each are not needed
+        p,v,d = (i[:left] for i in choose(Candidates(space, b, sigma, candidates, generator, noise=='shared'), k, best, block))
         rounds.append((v, b[p], d))
         left -= len(p)
     return Samples(*map(torch.cat, zip(*rounds)))
