@@ -388,7 +388,7 @@ def plot_shown(run:Run):
         out = outlier_images(run, c.outliers)
         for ax,which in zip(row, (c.start,n)):
             net = load_classifier(run, which)
-            E = {label:energies(net,ds,run,500) for label,ds in (('ID validation',v),(f'outliers: {c.outliers}',out))}
+            E = {label:energies(net,ds,run,250) for label,ds in (('ID validation',v),(f'outliers: {c.outliers}',out))}
             edges = np.linspace(*np.quantile(torch.cat(list(E.values())), (.005,.995)), 50)
             for label,e in E.items(): ax.hist(e.numpy(), edges, alpha=.6, density=True, label=label)
             ax.set_title(which, fontsize=10); ax.set_yticks([])
