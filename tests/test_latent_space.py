@@ -31,7 +31,7 @@ def test_interrupted_training_ends_the_same(study, tmp_path, monkeypatch):
 def test_seed_changes_the_encoder(study):
     run,anchors,some = study
     other = Run(run.profile, 1, run.folder)
-    a,b,c = (latent_space.make_encoder(r, 16).backbone.conv1.weight for r in (run,run,other))
+    a,b,c = (latent_space.make_encoder(r, 16).backbone.conv1[0].weight for r in (run,run,other))
     assert torch.equal(a,b) and not torch.equal(a,c)
 
 def test_embeddings_keep_the_order_of_the_images(study):

@@ -93,8 +93,8 @@ def test_interrupted_training_ends_as_if_it_had_not_been(trained, foundation, tm
 
 def test_another_seed_is_another_network(trained):
     other = Run(trained.profile, 1, trained.folder.parent.parent)
-    assert not fresh_classifier(trained).conv1.weight.equal(fresh_classifier(other).conv1.weight)
-    assert fresh_classifier(trained).conv1.weight.equal(fresh_classifier(trained).conv1.weight)
+    assert not fresh_classifier(trained).conv1[0].weight.equal(fresh_classifier(other).conv1[0].weight)
+    assert fresh_classifier(trained).conv1[0].weight.equal(fresh_classifier(trained).conv1[0].weight)
 
 # mistakes
 
