@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'PIECE', 'MARGIN', 'RULES', 'kth_distance', 'own_distance', 'boundary_points', 'main_directions', 'Space',
-           'Noise', 'Candidates', 'farthest', 'nearest', 'survivors', 'extremes', 'percentiles', 'Samples', 'checked',
-           'around_boundary', 'knn', 'inliers', 'misread', 'reference', 'slerp', 'drift', 'parameters_of', 'sample',
-           'sample_pool', 'run_sampling']
+           'Noise', 'Candidates', 'farthest', 'nearest', 'first_limit', 'survivors', 'extremes', 'percentiles',
+           'Samples', 'checked', 'around_boundary', 'knn', 'inliers', 'misread', 'reference', 'slerp', 'drift',
+           'parameters_of', 'sample', 'sample_pool', 'run_sampling']
 
 # %% ../nbs/04_sampling.ipynb #0c86f8fb
 import inspect
@@ -135,15 +135,16 @@ class Candidates:
             for p in range(len(self.boundary)):
                 if not (self.shared and p): noise = Noise(self.space, min(PIECE,self.n-s*PIECE), torch.Generator().manual_seed(seeds[p]), self.shared)
                 yield p, s*PIECE, noise
-    def points(self, p:int, noise:Noise, some:Tensor)->Tensor: # (k,d) float64
-        "Candidates of one boundary point."
-        return F.normalize(self.z[self.boundary[p]].double()+self.sigma*noise.vectors(some), dim=-1)
+    def points(self, p:int, noise:Noise, some=None)->Tensor: # (k,d), computed in 64 bits and then rounded as the embeddings are
+        "Candidates of one boundary point; default: all of them."
+        if some is None: some = torch.arange(len(noise), device=self.z.device)
+        return F.normalize(self.z[self.boundary[p]].double()+self.sigma*noise.vectors(some), dim=-1).to(self.z)
     def __iter__(self): # yields: which boundary point, its first candidate here, the candidates (<=PIECE,d)
-        for p,first,noise in self.noises(): yield p, first, self.points(p, noise, torch.arange(len(noise), device=self.z.device)).to(self.z)
+        for p,first,noise in self.noises(): yield p, first, self.points(p, noise)
     def distances(self, k:int, block:int=BLOCK)->Tensor: # (P,n)
         "The k-NN distance of every candidate to the class: the long way, for pictures and tests."
         D = self.z.new_empty(len(self.boundary), self.n, dtype=torch.float64)
-        for p,first,noise in self.noises(): D[p,first:first+len(noise)] = kth_distance(self.points(p, noise, torch.arange(len(noise), device=D.device)), self.space, k, block)
+        for p,first,v in self: D[p,first:first+len(v)] = kth_distance(v, self.space, k, block)
         return D
     def __getitem__(self, which)->Tensor: # (m,d)
         "Candidates by number: `which` = boundary points (m,), candidates of each (m,)."
@@ -151,7 +152,7 @@ class Candidates:
         out = self.z.new_empty(len(p), self.z.shape[1])
         for i,first,noise in self.noises():
             here = ((p==i)&(e>=first)&(e<first+len(noise))).nonzero()[:,0]
-            out[here] = self.points(i, noise, e[here]-first).to(out)
+            out[here] = self.points(i, noise, e[here]-first)
         return out
 
 # %% ../nbs/04_sampling.ipynb #b359ea5a
@@ -169,7 +170,13 @@ def nearest(D:Tensor, keep:int)->tuple:
     return farthest(-D, keep)
 
 # %% ../nbs/04_sampling.ipynb #e7f85eb4
-def _limit(around, noise, g, order, low, high, k, keep, inward): # the k-th similarity that `keep` candidates are sure to reach
+def first_limit(
+    around:Candidates, noise:Noise,
+    g:Tensor, order:Tensor,  # similarities of the embeddings to the boundary point, falling; which embeddings
+    low:Tensor, high:Tensor, # (m,) bounds on the length of b+σε
+    k:int, keep:int, inward:bool # as in `extremes`
+)->float:
+    "A k-th similarity that `keep` candidates are sure to reach, from those that look most promising."
     if noise.products is None: mean = noise.w@noise.a[order[:k]].mean(0)
     else: mean = torch.zeros(len(order)).to(g).index_fill_(0, order[:k], 1/k)@noise.products
     look = ((g[:k].mean()+around.sigma*mean)/low).topk(min(keep+16,len(noise)), largest=inward).indices
@@ -177,6 +184,7 @@ def _limit(around, noise, g, order, low, high, k, keep, inward): # the k-th simi
     kth = torch.where((kth>0)==(not inward), kth/low[look], kth/high[look])
     return kth.topk(min(keep,len(look)), largest=inward).values[-1].item()
 
+# %% ../nbs/04_sampling.ipynb #2d2a601c
 def survivors(
     around:Candidates, p:int, noise:Noise, # the candidates of boundary point p
     k:int, keep:int,                       # as in `extremes`
@@ -189,7 +197,7 @@ def survivors(
     square = 1+2*σ*noise.times(x[None])[0]+σ*σ*noise.square                              # squared length of b+σε,
     slack = 0 if noise.length is None else 2*σ*noise.length*around.space.rest[x]         # give or take
     low,high = (square-slack).clamp(min=1e-12).sqrt(),(square+slack).sqrt()
-    if limit is None: limit = _limit(around, noise, g, order, low, high, k, keep, inward)
+    if limit is None: limit = first_limit(around, noise, g, order, low, high, k, keep, inward)
     limit += -MARGIN if inward else MARGIN
     t = limit*(high if (limit>=0)!=inward else low)
     left,count,i = torch.arange(len(noise), device=x.device),0,0
@@ -200,6 +208,7 @@ def survivors(
         if not inward: left,count = left[count<k],count[count<k]
     return left[count>=k] if inward else left
 
+# %% ../nbs/04_sampling.ipynb #88d94e75
 def extremes(
     around:Candidates,
     k:int,             # which neighbour's distance
@@ -210,7 +219,7 @@ def extremes(
     "What `farthest` (or `nearest`) would pick from all distances, measuring only those that matter."
     keep,z,best = min(keep,around.n),around.z,{}
     for p,first,noise in around.noises():
-        E,V,D = best.get(p, (around.boundary[:0], z[:0].double(), z[:0,0].double()))
+        E,V,D = best.get(p, (around.boundary[:0], z[:0], z[:0,0].double()))
         limit = None if len(D)<keep else 1-D[-1].item()**2/2
         new = survivors(around, p, noise, k, keep, inward, limit, block)
         v = around.points(p, noise, new)
@@ -219,7 +228,7 @@ def extremes(
         best[p] = E[top],V[top],D[top]
     E,V,D = (torch.stack(x) for x in zip(*(best[p] for p in range(len(around.boundary)))))
     p,i = (nearest if inward else farthest)(D, keep)
-    return p, E[p,i], V[p,i].to(z), D[p,i]
+    return p, E[p,i], V[p,i], D[p,i]
 
 # %% ../nbs/04_sampling.ipynb #8ca71cf3
 def percentiles(

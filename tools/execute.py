@@ -27,7 +27,10 @@ def execute_notebook(notebook, output, **parameters):
 def main(notebook, output, *parameters):
     os.chdir(ROOT)
     try: execute_notebook(notebook, output, **{k: yaml.safe_load(v) for k, v in (p.split('=', 1) for p in parameters)})
-    except Mistake as e: sys.exit(f'Error: {e}')
+    except Mistake as e:
+        print(f'Error: {e}', file=sys.stderr)
+        return 2
+    return 0
 
 
-if __name__ == '__main__': main(*sys.argv[1:])
+if __name__ == '__main__': sys.exit(main(*sys.argv[1:]))
