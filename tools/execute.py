@@ -17,8 +17,9 @@ class Mistake(Exception):
 def execute_notebook(notebook, output, **parameters):
     "Run a notebook, show its progress, keep the executed copy; raises Mistake if the notebook ended in a DreamError."
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    try: papermill.execute_notebook(str(notebook), str(output), parameters=parameters, cwd=str(ROOT), kernel_name='python3', stdout_file=sys.stdout,
-                                    stderr_file=sys.stderr, extra_arguments=['--log-level=ERROR'])  # else each kernel warns of its own port
+    name = Path(notebook).stem if 'seed' not in parameters else f"seed {parameters['seed']}, {Path(notebook).stem}"
+    try: papermill.execute_notebook(str(notebook), str(output), parameters=parameters, cwd=str(ROOT), kernel_name='python3', progress_bar=dict(desc=name),
+                                    stdout_file=sys.stdout, stderr_file=sys.stderr, extra_arguments=['--log-level=ERROR'])  # else each kernel warns of its own port
     except papermill.PapermillExecutionError as e:
         if e.ename == 'DreamError': raise Mistake(e.evalue) from None
         raise
