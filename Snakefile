@@ -26,6 +26,9 @@ CORES  = workflow.cores or 8
 BESIDE = 1 if torch.cuda.is_available() or not workflow.cores else max(1, min(len(SEEDS)-1, CORES))
 def share(seed): return CORES if seed == SEEDS[0] else CORES//BESIDE
 
+# The first two stages read nothing of each other and are mostly one thread's work.
+def threads_of(stage, seed): return min(share(seed), max(1, CORES//2)) if stage in ('data', 'foundation') else share(seed)
+
 def executed(seed, notebook): return HOME/f'seed{seed}'/'notebooks'/f'{notebook}.ipynb'
 
 def stale(seed, stage):
@@ -63,10 +66,10 @@ for _place, _seed in enumerate(SEEDS):                  # the first seed is fini
     for _stage, (_sections, _needs) in STAGES.items():
         rule:
             name: f'{_stage}_{_seed}'
-            input: [executed(_seed, NOTEBOOKS[n]) for n in _needs], stale(_seed, _stage)
+            input: [executed(_seed, NOTEBOOKS[n]) for n in _needs], stale(_seed, _stage), ancient(rules.first_look.output) if _place else []
             output: executed(_seed, NOTEBOOKS[_stage])
             message: f'== Seed {_seed}: {NOTEBOOKS[_stage]}'
             params: command=job(NOTEBOOKS[_stage], executed(_seed, NOTEBOOKS[_stage]), seed=_seed)
-            threads: share(_seed)
+            threads: threads_of(_stage, _seed)
             priority: 2*(len(SEEDS)-_place) - (_stage == 'dream_id')
             shell: '{params.command}'

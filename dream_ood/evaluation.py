@@ -14,7 +14,6 @@ from copy import deepcopy
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 import matplotlib.pyplot as plt
 from pytorch_ood import detector as pod
@@ -261,6 +260,7 @@ def plot_table(
     metrics:pd.DataFrame # as in metrics.csv
 ): # matplotlib Figure
     "FPR95 and AUROC of every method on every set, as two heat maps."
+    import seaborn as sns
     order = metrics.assign(o=metrics.group.map(dict(near=0,far=1,sanity=2,control=3))).sort_values('o',kind='stable').ood_set.unique()
     methods = metrics.method.unique()
     fig,axes = plt.subplots(1, 2, figsize=(14,.9+.42*len(methods)), sharey=True, layout='constrained')

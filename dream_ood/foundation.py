@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 import matplotlib.pyplot as plt
-import seaborn as sns
 import diffusers,transformers
 from torch import Tensor
 from safetensors import safe_open
@@ -144,6 +143,7 @@ def plot_cosines(
     names:list[str] # one a row
 ): # matplotlib Axes
     "The cosine of every pair of vectors, as a heatmap."
+    import seaborn as sns   # slow to import, and most notebooks need this module for other things
     z = F.normalize(z,dim=1); few = len(names)<=24
     fig,ax = plt.subplots(figsize=(6,5))
     sns.heatmap(z@z.T, vmin=-1, vmax=1, cmap='vlag', square=True, annot=few and len(names)<=12, fmt='.2f', annot_kws=dict(size=8), ax=ax,

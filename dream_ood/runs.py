@@ -22,7 +22,6 @@ import pandas as pd
 import torch
 import yaml
 import matplotlib.pyplot as plt
-import seaborn as sns
 from fastcore.basics import patch
 from pydantic import BaseModel,ConfigDict,Field,ValidationError,model_validator
 from safetensors.torch import save_file,load_file
@@ -108,7 +107,7 @@ class LatentSpace(Section):
 
 class Pool(Section):
     "One pool of sampled embeddings: a rule and its parameters."
-    rule: Literal['knn','inliers','reference','drift']
+    rule: Literal['knn','inliers','reference','gaussian','boundary','drift','token_noise','interpolation','names']
     per_class: Positive                            # M, embeddings a class
     k: Positive = 50                               # which neighbour's distance
     select: Positive = 100                         # boundary points a class
@@ -116,8 +115,11 @@ class Pool(Section):
     keep: Positive = 5                             # at most so many samples from one boundary point
     sigma: PositiveFloat = 0.0735                  # σ, standard deviation of the noise in each dimension
     noise: Literal['fresh','shared'] = 'fresh'     # each boundary point draws its own, or all get the same
-    strength: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.35, 0.85]  # range of t in a drift
+    strength: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.35, 0.85]  # range of t in a drift or an interpolation
     nouns: Positive = 3                            # nouns averaged to make a drift's goal
+    nearby: Positive|None = None                   # a drift chooses among so many nouns most similar to the class; none: among all
+    step: PositiveFloat = 0.02                     # length of a step towards the decision boundary, in radians
+    extra: NonNegative = 2.0                       # steps beyond it
 
 class Sampling(Section):
     "Pools of embeddings, by name."
@@ -301,7 +303,7 @@ def save_table(path, df:pd.DataFrame):
 # %% ../nbs/00_runs.ipynb #24cd8bda
 STAGES = {  # name: (sections of the profile it depends on, stages it reads)
     'data':         (['data'], []),
-    'foundation':   (['foundation'], ['data']),
+    'foundation':   (['foundation','data'], []),
     'latent_space': (['latent_space'], ['data','foundation']),
     'sampling':     (['sampling'], ['foundation','latent_space']),
     'decoding':     (['decoding','foundation'], ['foundation','latent_space','sampling']),
@@ -421,7 +423,7 @@ class Run:
         m = Path(self.profile.foundation.model)
         if stage=='data': files = [ASSETS/'images'/'index.csv']
         elif stage!='foundation': return None
-        else: files = sorted(f for f in (ASSETS/'foundation' if str(m)=='bundled' else resolve(m)).rglob('*') if f.suffix in ('.json','.safetensors','.bin','.txt','.csv'))
+        else: files = [ASSETS/'images'/'index.csv'] + sorted(f for f in (ASSETS/'foundation' if str(m)=='bundled' else resolve(m)).rglob('*') if f.suffix in ('.json','.safetensors','.bin','.txt','.csv'))
         return {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256(f) if f.stat().st_size<2**26 else f.stat().st_size) for f in files if f.is_file()}
 
 ASSETS = Path(__file__).parent/'assets' if '__file__' in globals() else find_root()/'dream_ood'/'assets'
@@ -429,7 +431,8 @@ ASSETS = Path(__file__).parent/'assets' if '__file__' in globals() else find_roo
 # %% ../nbs/00_runs.ipynb #20cef89e
 def set_style():
     "The project's look: call once in a notebook."
-    sns.set_theme(context='notebook', style='whitegrid', palette='deep', rc={'figure.dpi':90, 'savefig.dpi':120, 'savefig.bbox':'tight', 'axes.spines.top':False, 'axes.spines.right':False})
+    plt.style.use(['seaborn-v0_8-whitegrid','seaborn-v0_8-deep','seaborn-v0_8-notebook',
+                   {'figure.dpi':90, 'savefig.dpi':120, 'savefig.bbox':'tight', 'axes.spines.top':False, 'axes.spines.right':False}])
 
 def save_figure(path, fig):
     "Write a figure as PNG."
@@ -457,7 +460,7 @@ def image_grid(
     for i,x in enumerate(a): canvas[i//cols*(h+gap):i//cols*(h+gap)+h, i%cols*(w+gap):i%cols*(w+gap)+w] = x
     fig,ax = plt.subplots(figsize=(cols*scale,rows*scale*h/w))
     ax.imshow(canvas, interpolation='nearest'); ax.grid(False)
-    sns.despine(ax=ax, left=True, bottom=True)
+    ax.spines[:].set_visible(False)
     ax.set_yticks([r*(h+gap)+h/2 for r in range(rows)] if row_labels is not None else [], row_labels if row_labels is not None else [])
     ax.set_xticks([c*(w+gap)+w/2 for c in range(cols)] if titles is not None else [], titles if titles is not None else [])
     ax.xaxis.tick_top(); ax.tick_params(length=0)

@@ -2,8 +2,8 @@
 import os, re, shutil, subprocess, sys
 from pathlib import Path
 
-import nbformat, pytest
-from dream_ood.runs import NOTEBOOKS, STAGES, Run, save_json
+import nbformat, pytest, torch
+from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_json, save_json
 
 ROOT = Path(__file__).parent.parent
 PROFILES = sorted(p.name for p in (ROOT/'profiles').glob('*.yaml'))
@@ -25,7 +25,7 @@ run = Run.open(profile, seed, runs); s = run.stage(%r)
 if not s.done:
     s.begin()
     if Path('broken').exists(): raise DreamError('The image x.png is corrupt: delete it.')
-    save_json(s/'r.json', seed); s.finish()'''
+    import os; save_json(s/'r.json', dict(seed=seed, threads=int(os.environ['OMP_NUM_THREADS']))); s.finish()'''
     for name, nb in NOTEBOOKS.items(): notebook(tmp_path/'nbs'/f'{nb}.ipynb', stage % name, parameters="profile = None\nseed = None\nruns = None")
     notebook(tmp_path/'nbs'/'paper'/'table1.ipynb', '''from pathlib import Path
 from dream_ood.runs import load_profile
@@ -92,6 +92,15 @@ def test_reproduce_finishes_then_does_nothing_and_goes_on_after_a_failure(projec
     assert code == 0 and '[1 of 2] Seed 0: 07_dream_id' in said and '[2 of 2] Table 1' in said and 'gallery.png' in said
     code, said = reproduce(project)
     assert code == 0 and 'Nothing to be done' in said and '==' not in said and 'table1.csv' in said
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is not shared')
+def test_the_first_seed_has_all_cores_and_the_others_share_them(project):
+    runs = [hollow(project, s) for s in (0, 1, 2)]
+    for r in runs: shutil.rmtree(r.stage('dream_id').folder)
+    code, said = reproduce(project, seeds='0,1,2')
+    assert code == 0, said
+    cores = len(os.sched_getaffinity(0))
+    assert [load_json(r.stage('dream_id')/'r.json') for r in runs] == [dict(seed=i, threads=cores if i == 0 else max(1, cores//2)) for i in range(3)]
 
 @pytest.mark.parametrize('profile,seeds,words', [('profiles/none.yaml', '0', 'There is no profile'), ('profiles/smoke.yaml', '0;1', 'SEEDS'),
                                                   ('settings.ini', '0', 'settings.ini'), ('profiles/bad.yaml', '0', "'latent_space.epoch' is not a known key")])

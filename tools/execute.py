@@ -5,6 +5,7 @@ dream_ood is imported here: the notebook's own kernel does that, and once is slo
 import os, sys
 from pathlib import Path
 
+sys.modules['rfc3987_syntax'] = None   # jsonschema's check of addresses: no notebook needs it, and it takes longer to import than papermill
 import papermill, yaml
 
 ROOT = Path(__file__).resolve().parent.parent
