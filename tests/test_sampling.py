@@ -5,18 +5,21 @@ from fastcore.test import test_close as close
 from sklearn.neighbors import NearestNeighbors
 from dream_ood import sampling
 from dream_ood.runs import DreamError
-from dream_ood.sampling import Candidates,Noise,RULES,Space,boundary_points,extremes,farthest,kth_distance,misread,own_distance,percentiles,sample,slerp
+from dream_ood.sampling import Candidates,Noise,RULES,Space,boundary_points,extremes,farthest,kth_distance,misread,neighbours,own_distance,percentiles,sample,slerp
 
 D,N,K = 24,120,7
-PARAMS = dict(k=K, select=12, candidates=150, keep=2, sigma=.1, strength=[.35,.85], nouns=3)
+PARAMS = dict(k=K, select=12, candidates=150, keep=2, sigma=.1, strength=[.35,.85], nouns=3, step=.05, extra=2.)
 
 def unit(n, seed, spread=.5): # n points of one class
     g = torch.Generator().manual_seed(seed)
     return F.normalize(F.normalize(torch.randn(1,D,generator=torch.Generator().manual_seed(99)),dim=1) + spread*torch.randn(n,D,generator=g)/D**.5, dim=1)
 
+def words(z, n=4): # anchors of n classes, the first of them that of z
+    return torch.cat([F.normalize(z.mean(0,keepdim=True),dim=1), torch.randn(n-1,z.shape[1],generator=torch.Generator().manual_seed(8))])*3
+
 z,nouns = unit(N,0),torch.randn(9,D,generator=torch.Generator().manual_seed(5))
 def draw(rule='knn', z=z, M=20, seed=3, **changes):
-    return sample(rule, z, M, torch.Generator().manual_seed(seed), **(PARAMS|dict(noun_embeddings=nouns)|changes))
+    return sample(rule, z, M, torch.Generator().manual_seed(seed), **(PARAMS|dict(noun_embeddings=nouns, anchors=words(z), label=0)|changes))
 def brute(q, k, own=False): # an independent k-NN distance
     return NearestNeighbors(n_neighbors=k+own, algorithm='brute').fit(z.double().numpy()).kneighbors(q.double().numpy())[0][:,-1]
 
@@ -24,6 +27,13 @@ def test_distances_agree_with_scikit_learn():
     close(own_distance(z,K).numpy(), brute(z,K,own=True), 1e-6)
     q = unit(50,1,1.)
     for block in (1,N,1000,2**22): close(kth_distance(q,z,K,block).numpy(), brute(q,K), 1e-6)
+
+def test_neighbours_by_faiss():
+    q = unit(50,1,1.)
+    d,i = neighbours(q, z, K)
+    assert d.shape==i.shape==(50,K)
+    close(d[:,-1].numpy(), brute(q,K), 1e-4); close((q[:,None]-z[i]).norm(dim=-1), d, 1e-3)
+    with pytest.raises(DreamError, match='fewer than the 121'): neighbours(q, z, N+1)
 
 def test_boundary_points_are_the_extreme_ones():
     d = own_distance(z,K)
@@ -114,13 +124,64 @@ def test_drift():
     close((goal@sums.T).amax(1), torch.ones(300), 1e-4)
     close(draw('drift', M=5, strength=[0,0]).z, z[draw('drift', M=5, strength=[0,0]).boundary], 1e-3)
 
+def test_drift_to_nearby_nouns():
+    near = (F.normalize(nouns,dim=1)@F.normalize(words(z)[0],dim=0)).topk(3).indices
+    goal = draw('drift', M=50, strength=[1,1], nearby=3, nouns=3).z
+    close(goal, F.normalize(F.normalize(nouns,dim=1)[near].mean(0),dim=0).expand(50,-1), 1e-4)
+
+def by_autograd(x, a, label, step): # one step up the loss, by another road
+    x = x.clone().requires_grad_()
+    g, = torch.autograd.grad(F.cross_entropy(x[None]@a.T/.1, torch.tensor([label])), x)
+    return F.normalize(x.detach()+step*F.normalize(g,dim=0), dim=0)
+
+def test_boundary_crosses_where_it_is_nearest():
+    points = unit(60,4,.9); a = F.normalize(words(points),dim=1).double()
+    way = {}
+    for i,x in enumerate(points.double()):
+        path = [x]
+        while (path[-1]@a.T).argmax()==0 and len(path)<200: path.append(by_autograd(path[-1],a,0,.05))
+        way[i] = path
+    s = draw('boundary', z=points, M=10, select=10, extra=0.)
+    taken = sorted(len(way[i]) for i in s.boundary.tolist())
+    assert min(taken)>1 and taken==sorted(len(p) for p in way.values() if len(p)>1)[:10]     # inside at first, and the nearest of those
+    for i,v in zip(s.boundary.tolist(), s.z): close(v, way[i][-1].float(), 1e-4)
+    further = draw('boundary', z=points, M=40, select=10, extra=3.)
+    assert (further.nearest!=0).all() and set(further.boundary.tolist())==set(s.boundary.tolist()) and len(further.z.unique(dim=0))==40
+
+def test_gaussian_keeps_the_least_likely():
+    from sklearn.covariance import LedoitWolf
+    fit = LedoitWolf().fit(z.double().numpy())
+    far = lambda **c: fit.mahalanobis(draw('gaussian', M=200, **c).z.double().numpy()).mean()
+    all_,best = far(select=20,candidates=10,keep=10),far(select=2000,candidates=10,keep=1)    # all that were drawn; a tenth of ten times as many
+    assert abs(all_/fit.mahalanobis(z.double().numpy()).mean()-1)<.25 and best>1.2*all_
+
+def test_rules_without_the_learned_space():
+    a = F.normalize(words(z),dim=1)
+    close(draw('token_noise', sigma=1e-6).z, a[:1].expand(20,-1), 1e-4)
+    spread = draw('token_noise', M=4000, sigma=.1).z@a[0]
+    close(spread.mean(), 1/(1+.01*(D-1))**.5, .02)
+    close(draw('interpolation', strength=[0,0], label=2).z, a[2].expand(20,-1), 1e-3)
+    ends = draw('interpolation', strength=[1,1], label=2, M=60)
+    assert set(ends.nearest.tolist())=={0,1,3}
+    close(ends.z, a[ends.nearest], 1e-3)
+    n = draw('names', M=18).z@F.normalize(nouns,dim=1).T
+    close(n.amax(1), torch.ones(18), 1e-4); assert (n.argmax(1).bincount(minlength=9)==2).all()
+    s = draw('token_noise')
+    assert torch.equal(s.boundary, (s.z.double()@z.double().T).argmax(1))     # where there is no start, the nearest embedding
+
+@pytest.mark.parametrize('rule', RULES)
+def test_the_record_names_distance_and_nearest_class(rule):
+    s = draw(rule)
+    close(s.distance.numpy(), brute(s.z,K), 1e-5)
+    assert torch.equal(s.nearest, (s.z@F.normalize(words(z),dim=1).T).argmax(1)) and s.boundary.min()>=0 and s.boundary.max()<N
+
 def test_slerp_of_equal_and_opposite_points_is_finite():
     assert slerp(z[:4], z[:4], torch.full((4,),.5)).isfinite().all() and slerp(z[:4], -z[:4], torch.full((4,),.5)).isfinite().all()
 
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('points', [z,flat(150,2,.02)])   # noise drawn at once, and in parts
 def test_same_seed_same_samples_on_any_block_and_threads(points, rule):
-    def draw(rule, **changes): return globals()['draw'](rule, **(dict(z=points, noun_embeddings=torch.randn(9,points.shape[1],generator=torch.Generator().manual_seed(5)))|changes))
+    def draw(rule, **changes): return globals()['draw'](rule, **(dict(z=points, anchors=words(points), noun_embeddings=torch.randn(9,points.shape[1],generator=torch.Generator().manual_seed(5)))|changes))
     first,threads = draw(rule),torch.get_num_threads()
     try:
         for n,block in ((1,2**22),(2,2**22),(2,131),(1,1)):
@@ -144,7 +205,10 @@ nan = z.clone(); nan[3,0] = torch.nan
     (dict(rule='magic'), "no sampling rule 'magic'"), (dict(z=z[:K]), f'too few for neighbour k={K}'), (dict(z=z[:1]), 'A class has 1 embedding'),
     (dict(z=z*2), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'), (dict(sigma=0), 'sigma is 0'), (dict(sigma=-1.), 'sigma is -1'),
     (dict(sigmas=1), 'sigmas'), (dict(noise='loud'), "no noise 'loud'"), (dict(M=0), 'at least one'), (dict(rule='drift',strength=[.8,.3]), 'strength'),
-    (dict(rule='drift',noun_embeddings=nouns[:2]), '3 nouns'), (dict(rule='drift',noun_embeddings=None), '3 nouns')])
+    (dict(rule='drift',noun_embeddings=nouns[:2]), '3 nouns'), (dict(rule='drift',noun_embeddings=None), '3 nouns'), (dict(rule='drift',nearby=2), 'raise nearby'),
+    (dict(rule='names',noun_embeddings=None), 'needs at least 1 nouns'), (dict(rule='interpolation',anchors=None), 'class names'), (dict(rule='token_noise',anchors=None), 'class names'),
+    (dict(rule='boundary',anchors=None), 'decision boundary'), (dict(rule='boundary',anchors=words(z)[[1,0,2]]), 'wrong about every embedding'),
+    (dict(rule='boundary',step=1e-9), 'raise step'), (dict(rule='token_noise',sigma=0), 'sigma is 0'), (dict(rule='interpolation',strength=[.8,.3]), 'strength')])
 def test_bad_input_is_one_sentence(changes, words):
     with pytest.raises(DreamError, match=words) as e: draw(**changes)
     assert '\n' not in str(e.value)
