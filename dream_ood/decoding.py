@@ -99,7 +99,8 @@ def decode(
     with tqdm(total=len(df), initial=len(df)-len(todo), desc=label, unit='image') as bar:
         for at in range(0, len(todo), p.decoding.batch_size):
             rows = todo[at:at+p.decoding.batch_size]
-            images = draw(pipe, p, what[rows] if torch.is_tensor(what) else [what[i] for i in rows], df.seed.iloc[rows].tolist(), empty)
+            named = [p.data.noun(f.split('/')[0]) for f in df.file.iloc[rows]] if torch.is_tensor(what) else None
+            images = draw(pipe, p, what[rows] if torch.is_tensor(what) else [what[i] for i in rows], df.seed.iloc[rows].tolist(), empty, named)
             for i,x in zip(rows,images): write_image(folder/df.file.iloc[i], x, p.data.greyscale)
             bar.update(len(rows))
     return len(todo)

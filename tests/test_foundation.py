@@ -147,3 +147,61 @@ def test_tokens_as_wide_as_those_of_stable_diffusion_one():
     p = tiny_pipeline(d=768)   # the width of its tokens; anchors, prompts and drawing follow the model
     assert anchors(p,['cat']).shape==(1,768) and encode(p,PROMPT,torch.randn(2,768)).shape==(2,12,768)
     assert generate(p, encode(p,PROMPT,torch.randn(1,768)), [0], 1, 3., 32).shape==(1,3,32,32)
+
+# --- families ---
+@pytest.fixture(scope='module', params=FAMILIES)
+def member(request, tmp_path_factory): # as it was made, and as it is loaded from disk
+    made = tiny_pipeline(family=request.param)
+    made.save_pretrained(tmp_path_factory.mktemp(request.param)/'model')
+    return request.param,made,load_foundation(tmp_path_factory.getbasetemp()/f'{request.param}0'/'model')
+
+def drawn(pipe, z, seeds, nouns, guidance=3.): return generate(pipe, conditions(pipe,PROMPT,z,nouns), seeds, 3, guidance, 32).int()
+
+def test_every_family_draws_each_image_from_its_own_embedding(member):
+    family,_,pipe = member
+    z,nouns = torch.randn(3,32,generator=torch.Generator().manual_seed(1)),['coat','boot','cat']
+    images = drawn(pipe, z, [1,2,3], nouns)
+    assert images.shape==(3,3,32,32)
+    swapped = drawn(pipe, z[[1,0,2]], [2,1,3], [nouns[i] for i in (1,0,2)])
+    assert (swapped-images[[1,0,2]]).abs().max()<=2                                            # two embeddings change places, and so do two images
+    alone = torch.cat([drawn(pipe, z[i:i+1], [i+1], nouns[i:i+1]) for i in range(3)])
+    assert (alone-images).abs().max()<=2
+    assert (drawn(pipe, z.flip(0), [1,2,3], nouns)!=images).flatten(1).any(1)[[0,2]].all()     # another embedding, another image
+    assert (drawn(pipe, z, [4,2,3], nouns)!=images).flatten(1).any(1).tolist()==[True,False,False]   # another seed, another image
+
+def test_every_family_loads_as_it_was(member):
+    family,made,pipe = member
+    assert type(made)==type(pipe) and few_steps(pipe.scheduler)==(family in ('lcm','turbo'))
+    if few_steps(pipe.scheduler): assert type(pipe.scheduler)==type(made.scheduler)            # distilled for this solver
+    z = torch.randn(2,32,generator=torch.Generator().manual_seed(1))
+    assert drawn(made,z,[1,2],['coat','cat']).equal(drawn(pipe,z,[1,2],['coat','cat']))
+
+def test_a_noun_and_its_own_embedding_are_the_same_prompt(member):
+    _,_,pipe = member
+    by_name,by_embedding = conditions(pipe,PROMPT,['coat','cat']),conditions(pipe,PROMPT,anchors(pipe,['coat','cat']),['coat','cat'])
+    assert all(torch.allclose(by_name[k],by_embedding[k],atol=1e-6) for k in by_name)
+
+@pytest.mark.parametrize('zeros', [False,True])
+def test_an_xl_prompt_is_what_diffusers_makes_of_it(zeros):
+    pipe = tiny_pipeline(family='sdxl'); pipe.register_to_config(force_zeros_for_empty_prompt=zeros)
+    ours,empty = conditions(pipe,PROMPT,['coat']),encode_empty(pipe)
+    theirs = pipe.encode_prompt('a picture of a coat', None, 'cpu', 1, True)
+    for a,b in zip((ours['prompt_embeds'],empty['prompt_embeds'],ours['pooled_prompt_embeds'],empty['pooled_prompt_embeds']), theirs): assert torch.allclose(a,b,atol=1e-5)
+
+def test_the_second_encoder_of_an_xl_reads_the_noun():
+    pipe = tiny_pipeline(family='sdxl'); z = torch.randn(1,32)
+    a,b = (conditions(pipe,PROMPT,z,[n]) for n in ('coat','cat'))
+    assert a['prompt_embeds'][...,:32].equal(b['prompt_embeds'][...,:32]) and not a['prompt_embeds'][...,32:].equal(b['prompt_embeds'][...,32:])
+    assert not a['pooled_prompt_embeds'].equal(b['pooled_prompt_embeds'])
+
+def test_another_kind_of_pipeline_is_refused(model):
+    i = json.loads((model/'model_index.json').read_text()); i['_class_name'] = 'StableDiffusionImg2ImgPipeline'
+    (model/'model_index.json').write_text(json.dumps(i))
+    with pytest.raises(DreamError, match='StableDiffusionImg2ImgPipeline'): load_foundation(model)
+
+def test_a_latent_consistency_pipeline_is_taken_by_its_parts(tmp_path):
+    from diffusers import LatentConsistencyModelPipeline
+    made = tiny_pipeline(family='lcm')
+    LatentConsistencyModelPipeline(**made.components, requires_safety_checker=False).save_pretrained(tmp_path/'lcm')
+    z = torch.randn(2,32,generator=torch.Generator().manual_seed(1))
+    assert drawn(load_foundation(tmp_path/'lcm'),z,[1,2],None).equal(drawn(made,z,[1,2],None))
