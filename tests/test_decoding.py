@@ -44,6 +44,17 @@ def prepared(profile:Profile, root, z=None):
 @pytest.fixture
 def run(settings, tmp_path): return prepared(Profile(**settings), tmp_path)
 
+def test_a_pool_is_a_data_set_that_others_read(run):
+    from torchvision.datasets import ImageFolder
+    run_decoding(run)
+    for n,count in dict(knn=21,inliers=6,plain=9,names=6).items():
+        folder = run.stage('decoding')/n
+        ds,m = ImageFolder(str(folder)),pd.read_parquet(folder/'metadata.parquet')
+        assert len(ds)==count and ds.classes==sorted(m['class'].unique())
+        assert sorted(str(Path(f).relative_to(folder)) for f,_ in ds.samples)==sorted(m.file_name)     # as imagefolder wants it
+        card = (folder/'README.md').read_text()
+        assert yaml.safe_load(card.split('---')[1])['task_categories']==['image-classification'] and f'{count} images' in card
+
 def images(run): return {str(f.relative_to(run.folder)):f.read_bytes() for f in sorted((run.folder/'decoding').glob('*/*/*.png'))}
 
 def test_every_pool_is_whole_and_says_where_its_images_come_from(run):
@@ -52,7 +63,7 @@ def test_every_pool_is_whole_and_says_where_its_images_come_from(run):
     assert {n:len(d) for n,d in m.items()}==dict(knn=21,inliers=6,plain=9,names=6)
     assert pd.concat(m.values()).seed.is_unique
     d = m['knn']
-    assert list(d)==['file','class','seed','source','boundary','distance','prompt','bytes']
+    assert list(d)==['file','class','seed','source','boundary','distance','prompt','bytes','file_name']
     assert d.seed.tolist()==[seed_for(0,'decode','knn',c,i) for c in CLASSES for i in range(7)]
     z = load_tensors(run.stage('sampling')/'knn.safetensors')
     assert np.allclose(d.distance, z['distance'].flatten())
