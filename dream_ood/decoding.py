@@ -105,7 +105,7 @@ def decode(
             bar.update(len(rows))
     return len(todo)
 
-# %% ../nbs/05_decoding.ipynb #f76c5beb
+# %% ../nbs/05_decoding.ipynb #d15cc333
 def card(
     run:Run,
     pool:str,
@@ -129,6 +129,7 @@ tags: [synthetic, out-of-distribution]
 `metadata.parquet` has one row an image: `file_name` (and `file`), `class`, the `seed` it was drawn with, `source`, the training image it set out from (`boundary`), the embedding's `distance` to its class, `prompt`, size in `bytes`. {'The class of an outlier is the one it set out from, **not** its label.' if q and q.rule!='inliers' else ''}
 """
 
+# %% ../nbs/05_decoding.ipynb #f76c5beb
 def complete(
     folder:Path # of a decoded pool
 )->bool:

@@ -424,7 +424,9 @@ class Run:
         if stage=='data': files = [ASSETS/'images'/'index.csv']
         elif stage!='foundation': return None
         else: files = [ASSETS/'images'/'index.csv'] + sorted(f for f in (ASSETS/'foundation' if str(m)=='bundled' else resolve(m)).rglob('*') if f.suffix in ('.json','.safetensors','.bin','.txt','.csv'))
-        return {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256(f) if f.stat().st_size<2**26 else f.stat().st_size) for f in files if f.is_file()}
+        aside = self.profile.data.validation_outliers if stage=='foundation' else None   # nouns that the foundation's list is cleared of
+        nouns = {'validation outliers':sorted(d.name for d in resolve(aside.path).glob('*/'))} if aside and aside.kind=='folder' else {}
+        return nouns | {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256(f) if f.stat().st_size<2**26 else f.stat().st_size) for f in files if f.is_file()}
 
 ASSETS = Path(__file__).parent/'assets' if '__file__' in globals() else find_root()/'dream_ood'/'assets'
 

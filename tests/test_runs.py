@@ -134,3 +134,13 @@ def test_provenance_says_where_it_comes_from(tmp_path):
     run = Run.open(load_profile(MINI), 0, tmp_path); finished(run,'data')
     p = load_json(run.stage('data')/'provenance.json')
     assert p['inputs']['seed']==0 and p['packages']['torch'] and p['outputs']['out.json']['sha256'] and p['inputs']['profile']['data']
+
+def test_the_foundation_is_stale_when_a_noun_is_kept_aside(tmp_path):
+    d = load_profile(Path(__file__).parent.parent/'profiles'/'mini.yaml').model_dump()
+    d['data']['validation_outliers'] = dict(kind='folder', path=str(tmp_path/'aside'))
+    (tmp_path/'aside'/'teapot').mkdir(parents=True)
+    key = lambda: Run(Profile(**d), 0, tmp_path/'runs').stage('foundation').key
+    before = key()
+    assert before==key()
+    (tmp_path/'aside'/'violin').mkdir()
+    assert before!=key()
