@@ -115,3 +115,12 @@ def test_an_unwritable_run_folder_is_one_sentence(project):
     (project/'_runs').write_text('a file, no folder')
     code, said = reproduce(project)
     assert code != 0 and said.startswith('Error: Cannot write') and len(said.strip().splitlines()) == 1, said
+
+def test_kernels_started_at_once_share_no_address(tmp_path):
+    "Ports are guessed before they are taken: two kernels may guess the same, and one of them dies."
+    notebook(tmp_path/'a.ipynb', 'from ipykernel.kernelapp import IPKernelApp as A\nprint(A.instance().transport, A.instance().ip)', parameters='seed = None')
+    jobs = [subprocess.Popen([sys.executable, 'tools/execute.py', tmp_path/'a.ipynb', tmp_path/f'{i}.ipynb', f'seed={i}'], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for i in range(4)]
+    said = [j.communicate()[0] for j in jobs]
+    assert [j.returncode for j in jobs] == [0]*4, said
+    at = [tuple(c.outputs[0].text.split()) for c in (nbformat.read(tmp_path/f'{i}.ipynb', 4).cells[-1] for i in range(4))]
+    assert len(at) == len(set(at)) == 4 and {t for t, _ in at} == {'ipc'}, at
