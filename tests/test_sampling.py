@@ -83,7 +83,7 @@ def test_noise_drawn_in_parts_is_gaussian():
     close((x**4).mean().item(), 3., .03)
     v = space.z[:7].double()@x[:500].T
     noise = Noise(space, 30_000, torch.Generator().manual_seed(0))
-    low,high = (noise.times(torch.arange(7), b)[:,:500].double() for b in (-1,1))
+    low,high = (noise.times(torch.arange(7), b)[:500].T.double() for b in (-1,1))
     assert (low<=v+1e-5).all() and (v<=high+1e-5).all()
 
 def test_misread_is_what_the_reference_code_computes():
@@ -215,3 +215,32 @@ def test_bad_input_is_one_sentence(changes, words):
 
 def test_missing_parameters_are_named():
     with pytest.raises(DreamError, match="'sigma'"): sample('knn', z, 5, torch.Generator(), k=K, select=5, candidates=10, keep=1)
+
+def test_counting_compiled_is_counting():
+    g = torch.Generator().manual_seed(0)
+    s,own,t = torch.randn(40,300,generator=g),torch.rand(5,300,generator=g),torch.rand(5,40,generator=g)
+    for k in (1,60,300):
+        slow = torch.stack([((s*.5).add_(o)>x[:,None]).sum(1)>=k for o,x in zip(own,t)])
+        assert torch.equal(sampling.at_least(s,own,t,k,.5), slow)
+    assert sampling.at_least(s,own,t,150,.5).float().mean() not in (0,1)
+
+@pytest.mark.parametrize('width', [64,256])
+def test_main_directions_hold_the_embeddings(width):
+    g = torch.Generator().manual_seed(0)
+    for few,within in ((10,16),(60,70)):
+        x = F.normalize(torch.randn(400,few,generator=g)@torch.randn(few,width,generator=g) + .02*torch.randn(400,width,generator=g), dim=1)
+        Q = sampling.main_directions(x)
+        if few>width//2: assert Q is None; continue
+        assert few<=Q.shape[1]<=within
+        close(Q.T@Q, torch.eye(Q.shape[1]), 1e-5)
+        assert (x-x@Q@Q.T).square().sum(1).mean()<.01**2
+
+def test_equal_embeddings_tie():
+    "Many neighbours at one distance: 32 bits cannot tell them apart, the distance is right all the same."
+    same = unit(30,4).repeat(4,1)
+    q = unit(20,5)
+    for k in (1,4,5,60,120): close(kth_distance(q,same,k).numpy(), brute_of(same,q,k), 1e-6)
+    s = sample('knn', same, 10, torch.Generator().manual_seed(0), k=7, select=5, candidates=40, keep=2, sigma=.1)
+    close(s.distance.numpy(), brute_of(same,s.z,7), 1e-5)
+
+def brute_of(bank, q, k): return NearestNeighbors(n_neighbors=k, algorithm='brute').fit(bank.double().numpy()).kneighbors(q.double().numpy())[0][:,-1]
