@@ -10,6 +10,7 @@ from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_profile
 PROFILE = config.get('profile', 'profiles/mini.yaml')
 SEEDS   = [int(s) for s in str(config.get('seeds', '0,1,2')).split(',')]
 RUNS    = config.get('runs', '_runs')
+SHARDS  = int(config.get('shards', 1))   # parts that decoding is drawn in, beside one another
 
 study = load_profile(PROFILE)
 HOME  = Path(RUNS)/study.name
@@ -64,9 +65,21 @@ rule tables:
 
 for _place, _seed in enumerate(SEEDS):                  # the first seed is finished, and shown, before the next begins
     for _stage, (_sections, _needs) in STAGES.items():
+        _before = [executed(_seed, NOTEBOOKS[n]) for n in _needs]
+        _parts  = [executed(_seed, f'{NOTEBOOKS[_stage]}_{i}_of_{SHARDS}') for i in range(SHARDS)] if _stage == 'decoding' and SHARDS > 1 else []
+        for _shard, _part in enumerate(_parts):
+            rule:
+                name: f'{_stage}_{_seed}_{_shard}'
+                input: _before, stale(_seed, _stage), ancient(rules.first_look.output) if _place else []
+                output: _part
+                message: f'== Seed {_seed}: {NOTEBOOKS[_stage]}, shard {_shard} of {SHARDS}'
+                params: command=job('shards/decoding', _part, seed=_seed, shard=_shard, shards=SHARDS)
+                threads: max(1, share(_seed)//SHARDS)
+                priority: 2*(len(SEEDS)-_place)
+                shell: '{params.command}'
         rule:
             name: f'{_stage}_{_seed}'
-            input: [executed(_seed, NOTEBOOKS[n]) for n in _needs], stale(_seed, _stage), ancient(rules.first_look.output) if _place else []
+            input: _before, _parts, stale(_seed, _stage), ancient(rules.first_look.output) if _place else []
             output: executed(_seed, NOTEBOOKS[_stage])
             message: f'== Seed {_seed}: {NOTEBOOKS[_stage]}'
             params: command=job(NOTEBOOKS[_stage], executed(_seed, NOTEBOOKS[_stage]), seed=_seed)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'STAGES', 'NOTEBOOKS', 'ASSETS', 'DEEP', 'DreamError',
            'Section', 'Source', 'OODSource', 'Data', 'Foundation', 'LatentSpace', 'Pool', 'Sampling', 'DecodedPool',
-           'Decoding', 'Finetune', 'Contender', 'Training', 'DreamID', 'Method', 'Evaluation', 'Profile', 'find_root',
-           'resolve', 'nice', 'load_profile', 'seed_for', 'atomic', 'save_tensors', 'load_tensors', 'save_json',
-           'load_json', 'save_table', 'sha256', 'provenance', 'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays',
-           'image_grid', 'main']
+           'Later', 'Decoding', 'Finetune', 'Contender', 'Training', 'DreamID', 'Method', 'Evaluation', 'Profile',
+           'find_root', 'resolve', 'nice', 'load_profile', 'seed_for', 'atomic', 'save_tensors', 'load_tensors',
+           'save_json', 'load_json', 'save_table', 'sha256', 'provenance', 'Stage', 'Run', 'set_style', 'save_figure',
+           'as_arrays', 'image_grid', 'main']
 
 # %% ../nbs/00_runs.ipynb #b7527fd1
 import hashlib,json,os,platform,shutil,sys,time
@@ -23,6 +23,7 @@ import torch
 import yaml
 import matplotlib.pyplot as plt
 from fastcore.basics import patch
+from filelock import FileLock
 from pydantic import BaseModel,ConfigDict,Field,ValidationError,model_validator
 from safetensors.torch import save_file,load_file
 
@@ -131,11 +132,16 @@ class DecodedPool(Section):
     source: Literal['sampling','class_names','other_names']
     per_class: Positive|None = None                # images a class; for source sampling: all that were sampled
 
+def Later(default=None): # a setting that came after studies were recorded: at its default it leaves their keys as they were
+    return Field(default=default, exclude_if=lambda v: v==default)
+
 class Decoding(Section):
     "How the diffusion model is run."
     steps: Positive
     guidance: NonNegative
     batch_size: Positive
+    scheduler: Literal['dpm','unipc','ddim','euler','pndm','own']|None = Later() # the solver; own: the model's; default: dpm, unless the model was distilled for its own
+    size: Positive|None = Later()                  # side of the drawn images in pixels, before they are resized to data.image_size; default: the model's
     pools: dict[str,DecodedPool]
 
 class Finetune(Section):
@@ -264,7 +270,7 @@ def atomic(
 ):
     "Yield a temporary sibling of `path`; rename it to `path` on success, remove it on failure."
     path = Path(path)
-    tmp = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
+    tmp = path.with_name(f'.{path.stem}.{os.getpid()}{os.urandom(3).hex()}.tmp{path.suffix}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
@@ -370,12 +376,14 @@ def begin(self:Stage):
     "Start or go on with this stage: earlier stages must be done; work for other inputs is set aside, work for these is kept."
     for n in STAGES[self.name][1]: self.run.stage(n).require()
     key = self.key
-    if self.folder.exists() and self._read('begun.json').get('key')!=key:
-        aside = self.run.folder/'set_aside'/f'{self.name}-{time.strftime("%Y%m%d-%H%M%S")}'
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.rename(aside)
-        print(f'{self.name}: its inputs changed; the earlier results now lie in {aside.relative_to(self.run.folder)} of the run folder')
-    save_json(self/'begun.json', dict(key=key))
+    with FileLock(self.run.folder/f'.{self.name}.lock'):   # shards may begin at once
+        if self._read('begun.json').get('key')==key: return self
+        if self.folder.exists():
+            aside = self.run.folder/'set_aside'/f'{self.name}-{time.strftime("%Y%m%d-%H%M%S")}'
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.rename(aside)
+            print(f'{self.name}: its inputs changed; the earlier results now lie in {aside.relative_to(self.run.folder)} of the run folder')
+        save_json(self/'begun.json', dict(key=key))
     return self
 
 @patch

@@ -133,14 +133,18 @@ def main_directions(
     x,d = z.double(),z.shape[1]
     most = min(d,len(z))//2
     with one_thread():
+        tried,spare,least = 0,0.,0.
         for r in sorted({min(r,most) for r in (16,32,128,most) if most>=16}):
+            if r<most and spare+(r-tried)*least<0: continue   # so few more directions cannot hold what is missing
             Q = torch.randn(d, r, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(x)
             for _ in range(2): Q = torch.linalg.qr(x.T@(x@Q)).Q
             a = x@Q
             spare = lost**2-(x.square().sum(1)-a.square().sum(1)).mean()
+            if spare>0 and r<=32: return Q.to(z)
+            energy,V = torch.linalg.eigh(a.T@a/len(x))   # rising
+            tried,least = r,energy[0]
             if spare<=0: continue
-            if r<=32: return Q.to(z)
-            energy,V = torch.linalg.eigh(a.T@a/len(x))   # rising; so many may be left out:
+            # the least may be left out
             return (Q@V[:,energy.clamp(min=0).cumsum(0)>=spare]).to(z)
 
 # %% ../nbs/04_sampling.ipynb #b29f0de7
@@ -355,7 +359,7 @@ def extremes(
     "What `farthest` (or `nearest`) would pick from all distances, measuring only those that matter."
     keep,z = min(keep,around.n),around.z
     best = [(around.boundary[:0], z[:0], z[:0,0].double())]*len(around.boundary)
-    around.space.prepare()
+    if not around.shared: around.space.prepare()
     for s in range(len(around.seeds)):
         limits = None if len(best[0][2])<keep else 1-torch.stack([D[-1] for *_,D in best]).to(z)**2/2
         def found(ps):

@@ -205,3 +205,30 @@ def test_a_latent_consistency_pipeline_is_taken_by_its_parts(tmp_path):
     LatentConsistencyModelPipeline(**made.components, requires_safety_checker=False).save_pretrained(tmp_path/'lcm')
     z = torch.randn(2,32,generator=torch.Generator().manual_seed(1))
     assert drawn(load_foundation(tmp_path/'lcm'),z,[1,2],None).equal(drawn(made,z,[1,2],None))
+
+# --- solvers and sizes ---
+def test_settings_at_their_default_leave_a_study_as_it_was():
+    d = changed().decoding.model_dump()
+    assert 'scheduler' not in d and 'size' not in d
+    p = changed().model_dump(); p['decoding'] |= dict(scheduler='pndm', size=64)
+    assert Profile(**p).decoding.model_dump()==d|dict(scheduler='pndm', size=64) and Profile(**Profile(**p).model_dump())==Profile(**p)
+
+def decoded_with(saved, **decoding):
+    p = changed(model=str(saved)).model_dump(); p['decoding'] |= dict(steps=3)|decoding
+    p = Profile(**p)
+    return draw(load_foundation(p), p, torch.randn(1,32,generator=torch.Generator().manual_seed(0)), [1])
+
+def test_every_solver_draws_its_own_way(saved):
+    drawn = {s:decoded_with(saved, scheduler=s) for s in (None,'dpm','unipc','ddim','euler','pndm','own')}
+    assert drawn[None].equal(drawn['dpm']) and drawn['own'].equal(drawn[{'DDIMScheduler':'ddim','PNDMScheduler':'pndm'}.get(type(tiny_pipeline().scheduler).__name__,'dpm')])
+    assert len({bytes(x.numpy()) for s,x in drawn.items() if s not in (None,'own')})==5
+
+def test_a_drawing_larger_than_the_image(saved):
+    assert decoded_with(saved, size=64).shape==(1,3,32,32) and not decoded_with(saved, size=64).equal(decoded_with(saved))
+    assert decoded_with(saved, size=32).equal(decoded_with(saved))
+    with pytest.raises(DreamError, match='decoding.size is 30.*multiple of 4'): decoded_with(saved, size=30)
+
+def test_a_distilled_model_keeps_its_solver():
+    pipe = tiny_pipeline(family='lcm')
+    assert type(use_solver(pipe).scheduler).__name__=='LCMScheduler'
+    with pytest.raises(DreamError, match='distilled for LCMScheduler'): use_solver(pipe,'pndm')

@@ -1,7 +1,8 @@
 "Every notebook runs, in the paper's order, on a study made small (profiles/smoke.yaml); one test a notebook."
-import sys
+import shutil, sys
 import nbformat, pytest
 from pathlib import Path
+from dream_ood.decoding import run_decoding
 from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_profile
 
 ROOT = Path(__file__).parent.parent
@@ -84,3 +85,13 @@ def test_committed_notebook_is_light_and_has_no_error(notebook):
     cells(path)
     pictures = [d for c in cells(path) for o in c.get('outputs', []) for k, d in o.get('data', {}).items() if k.startswith('image/')]
     assert all(len(d)*3/4 < 200_000 for d in pictures), [round(len(d)*3/4000) for d in pictures]
+
+def test_shards_of_decoding_end_in_the_same_bytes(runs, tmp_path):
+    whole = Run.open(PROFILE, 0, runs)
+    run = Run.open(PROFILE, 0, tmp_path)
+    for n in ('data', 'foundation', 'latent_space', 'sampling'): shutil.copytree(whole.stage(n).folder, run.stage(n).folder)
+    for i in (1, 0): execute_notebook('nbs/shards/decoding.ipynb', tmp_path/f'{i}.ipynb', profile=PROFILE, seed=0, runs=str(tmp_path), shard=i, shards=2)
+    def images(r): return {str(f.relative_to(r.folder)): f.read_bytes() for f in r.folder.glob('decoding/*/*/*.png')}
+    assert images(run) == images(whole) and not run.stage('decoding').done
+    run_decoding(run)
+    assert run.stage('decoding').done and 'shards/decoding.ipynb' in (ROOT/'_quarto.yml').read_text()

@@ -34,9 +34,9 @@ for f in ('tables/table1.csv','tables/table1.md','tables/summary.md','figures/ga
     (home/f).parent.mkdir(parents=True, exist_ok=True); (home/f).write_text('seed\\n'+'\\n'.join(map(str,seeds))+'\\n')''', parameters="profile = None\nseeds = None\nruns = None")
     return tmp_path
 
-def snakemake(folder, *args, profile='profiles/smoke.yaml', seeds='0,1'):
+def snakemake(folder, *args, profile='profiles/smoke.yaml', seeds='0,1', shards=1):
     r = subprocess.run([sys.executable, '-m', 'snakemake', '--cores', '1', '--dry-run', '--rerun-triggers', 'mtime', '--nolock', *args,
-                        '--config', f'profile={profile}', f'seeds="{seeds}"', 'runs=_runs'], cwd=folder, capture_output=True, text=True)
+                        '--config', f'profile={profile}', f'seeds="{seeds}"', f'shards={shards}', 'runs=_runs'], cwd=folder, capture_output=True, text=True)
     return r.returncode, r.stdout + r.stderr
 
 def planned(folder, seeds='0'):
@@ -124,3 +124,10 @@ def test_kernels_started_at_once_share_no_address(tmp_path):
     assert [j.returncode for j in jobs] == [0]*4, said
     at = [tuple(c.outputs[0].text.split()) for c in (nbformat.read(tmp_path/f'{i}.ipynb', 4).cells[-1] for i in range(4))]
     assert len(at) == len(set(at)) == 4 and {t for t, _ in at} == {'ipc'}, at
+
+def test_shards_are_jobs_before_the_stage(project):
+    notebook(project/'nbs'/'shards'/'decoding.ipynb', 'pass', parameters='profile = None\nseed = None\nruns = None\nshard = None\nshards = None')
+    code, said = snakemake(project, '--printshellcmds', shards=3, seeds='0')
+    assert code == 0, said
+    assert set(re.findall(r'^(decoding_0\S*)\s+1$', said, re.M)) == {'decoding_0', *(f'decoding_0_{i}' for i in range(3))}
+    assert len(re.findall(r'shards/decoding.ipynb .*shard=\d shards=3', said)) == 3
