@@ -81,7 +81,7 @@ def use_solver(
     "Set the solver that a foundation draws with."
     if few_steps(pipe.scheduler):
         if name in SOLVERS: raise DreamError(f'decoding.scheduler: this model was distilled for {type(pipe.scheduler).__name__} and draws nothing with {name!r}; leave the key out.')
-    elif name!='own': pipe.scheduler = SOLVERS[name or 'dpm'].from_config(pipe.scheduler.config, **(dict(skip_prk_steps=True) if name=='pndm' else {}))
+    elif name!='own': pipe.scheduler = SOLVERS[name or 'dpm'].from_config(pipe.scheduler.config, **dict(pndm=dict(skip_prk_steps=True), ddim=dict(clip_sample=False)).get(name,{}))   # latents are not pixels: they may leave [-1, 1]
     return pipe
 
 def load_foundation(
