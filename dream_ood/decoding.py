@@ -129,9 +129,7 @@ def decode(
     todo = [rows for rows in batches if lost.intersection(rows)]
     empty = encode_empty(pipe) if todo else None
     def write(images):
-        try:
-            for i,x in images: write_image(folder/df.file.iloc[i], x, p.data.greyscale)
-        except OSError as e: raise DreamError(f'{nice(folder)!r} could not be written to ({e.strerror or e}): make room and start again, what is drawn is kept.') from None
+        for i,x in images: write_image(folder/df.file.iloc[i], x, p.data.greyscale)
         bar.update(len(images))
     with ThreadPoolExecutor(1) as writer, tqdm(total=len(own), initial=len(own)-len(lost.intersection(own)), desc=label, unit='image') as bar:
         written = writer.submit(write, [])

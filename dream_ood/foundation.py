@@ -72,6 +72,7 @@ def frozen(pipe):
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
+# %% ../nbs/02_foundation.ipynb #a55b9566
 SOLVERS = dict(dpm=DPMSolverMultistepScheduler, unipc=UniPCMultistepScheduler, ddim=DDIMScheduler, euler=EulerDiscreteScheduler, pndm=PNDMScheduler)
 
 def use_solver(
@@ -81,9 +82,12 @@ def use_solver(
     "Set the solver that a foundation draws with."
     if few_steps(pipe.scheduler):
         if name in SOLVERS: raise DreamError(f'decoding.scheduler: this model was distilled for {type(pipe.scheduler).__name__} and draws nothing with {name!r}; leave the key out.')
-    elif name!='own': pipe.scheduler = SOLVERS[name or 'dpm'].from_config(pipe.scheduler.config, **dict(pndm=dict(skip_prk_steps=True), ddim=dict(clip_sample=False)).get(name,{}))   # latents are not pixels: they may leave [-1, 1]
+    elif name!='own':
+        own = dict(pndm=dict(skip_prk_steps=True), ddim=dict(clip_sample=False)).get(name,{})   # PLMS, as in Stable Diffusion; latents are not pixels and may leave [-1, 1]
+        pipe.scheduler = SOLVERS[name or 'dpm'].from_config(pipe.scheduler.config, **own)
     return pipe
 
+# %% ../nbs/02_foundation.ipynb #874b2054
 def load_foundation(
     model,                  # a `Profile`, or what its `foundation.model` may hold
     device='cpu',
@@ -91,8 +95,8 @@ def load_foundation(
     revision:str|None=None, # of a hub model; a profile brings its own
 )->DiffusionPipeline: # Stable Diffusion 1.x, 2.x or XL, or one distilled from them; raises DreamError if it is missing, damaged or of another kind
     "Load a text-to-image model, with a deterministic solver (unless it was distilled for its own) and no safety checker."
-    solver = model.decoding.scheduler if isinstance(model,Profile) else None
-    if isinstance(model,Profile): model,dtype,revision = model.foundation.model,model.foundation.dtype,model.foundation.revision
+    solver = None
+    if isinstance(model,Profile): model,dtype,revision,solver = model.foundation.model,model.foundation.dtype,model.foundation.revision,model.decoding.scheduler
     source = model_source(str(model))
     diffusers.utils.logging.disable_progress_bar(); transformers.utils.logging.disable_progress_bar()
     try:

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'STAGES', 'NOTEBOOKS', 'ASSETS', 'DEEP', 'DreamError',
            'Section', 'Source', 'OODSource', 'Data', 'Foundation', 'LatentSpace', 'Pool', 'Sampling', 'DecodedPool',
-           'Later', 'Decoding', 'Finetune', 'Contender', 'Training', 'DreamID', 'Method', 'Evaluation', 'Profile',
+           'optional', 'Decoding', 'Finetune', 'Contender', 'Training', 'DreamID', 'Method', 'Evaluation', 'Profile',
            'find_root', 'resolve', 'nice', 'load_profile', 'seed_for', 'atomic', 'save_tensors', 'load_tensors',
            'save_json', 'load_json', 'save_table', 'sha256', 'provenance', 'Stage', 'Run', 'set_style', 'save_figure',
            'as_arrays', 'image_grid', 'main']
 
 # %% ../nbs/00_runs.ipynb #b7527fd1
-import hashlib,json,os,platform,shutil,sys,time
+import errno,hashlib,json,os,platform,shutil,sys,time
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -132,16 +132,17 @@ class DecodedPool(Section):
     source: Literal['sampling','class_names','other_names']
     per_class: Positive|None = None                # images a class; for source sampling: all that were sampled
 
-def Later(default=None): # a setting that came after studies were recorded: at its default it leaves their keys as they were
-    return Field(default=default, exclude_if=lambda v: v==default)
+def optional(): # a setting that came after studies were recorded
+    "None by default, and then left out of what a stage's key is made from: recorded studies stay as they are."
+    return Field(default=None, exclude_if=lambda v: v is None)
 
 class Decoding(Section):
     "How the diffusion model is run."
     steps: Positive
     guidance: NonNegative
     batch_size: Positive
-    scheduler: Literal['dpm','unipc','ddim','euler','pndm','own']|None = Later() # the solver; own: the model's; default: dpm, unless the model was distilled for its own
-    size: Positive|None = Later()                  # side of the drawn images in pixels, before they are resized to data.image_size; default: the model's
+    scheduler: Literal['dpm','unipc','ddim','euler','pndm','own']|None = optional() # the solver; own: the model's; default: dpm, unless the model was distilled for its own
+    size: Positive|None = optional()               # side of the drawn images in pixels, before they are resized to data.image_size; default: the model's
     pools: dict[str,DecodedPool]
 
 class Finetune(Section):
@@ -276,6 +277,9 @@ def atomic(
         yield tmp
         os.replace(tmp, path)
     except (PermissionError,NotADirectoryError) as e: raise DreamError(f'Cannot write {nice(path)!r} ({e.strerror}): choose another folder or mend its permissions.') from None
+    except Exception as e: # not every library that writes raises an OSError
+        if getattr(e,'errno',None) not in (errno.ENOSPC,errno.EDQUOT) and 'No space left' not in str(e): raise
+        raise DreamError(f'There is no room to write {nice(path)!r}: free some space and start again; what is finished is kept.') from None
     finally: tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
 
 def save_tensors(path, **tensors):

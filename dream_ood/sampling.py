@@ -144,7 +144,7 @@ def main_directions(
             energy,V = torch.linalg.eigh(a.T@a/len(x))   # rising
             tried,least = r,energy[0]
             if spare<=0: continue
-            # the least may be left out
+            # of many, the weakest are left out again, as far as there is length to spare
             return (Q@V[:,energy.clamp(min=0).cumsum(0)>=spare]).to(z)
 
 # %% ../nbs/04_sampling.ipynb #b29f0de7
@@ -368,7 +368,8 @@ def extremes(
             return p+ps.start, e+s*PIECE, around.points(p+ps.start, noise, e)
         p,e,v = map(torch.cat, zip(*(map if around.shared or z.is_cuda else in_parallel)(found, around.parts)))
         new = kth_distance(v, around.space, k, block)
-        for i,own in enumerate(new.new_tensor(range(len(best)))[:,None]==p):
+        for i in range(len(best)):
+            own = p==i
             E,V,D = (torch.cat(x) for x in zip(best[i], (e[own],v[own],new[own])))
             top = (D if inward else -D).argsort(stable=True)[:keep]
             best[i] = E[top],V[top],D[top]

@@ -220,7 +220,7 @@ def decoded_with(saved, **decoding):
 
 def test_every_solver_draws_its_own_way(saved):
     drawn = {s:decoded_with(saved, scheduler=s) for s in (None,'dpm','unipc','ddim','euler','pndm','own')}
-    assert drawn[None].equal(drawn['dpm']) and drawn['own'].equal(drawn[{'DDIMScheduler':'ddim','PNDMScheduler':'pndm'}.get(type(tiny_pipeline().scheduler).__name__,'dpm')])
+    assert drawn[None].equal(drawn['dpm']) and drawn['own'].equal(drawn['dpm'])   # the saved model's own is dpm
     assert len({bytes(x.numpy()) for s,x in drawn.items() if s not in (None,'own')})==5
 
 def test_a_drawing_larger_than_the_image(saved):

@@ -94,4 +94,4 @@ def test_shards_of_decoding_end_in_the_same_bytes(runs, tmp_path):
     def images(r): return {str(f.relative_to(r.folder)): f.read_bytes() for f in r.folder.glob('decoding/*/*/*.png')}
     assert images(run) == images(whole) and not run.stage('decoding').done
     run_decoding(run)
-    assert run.stage('decoding').done and 'shards/decoding.ipynb' in (ROOT/'_quarto.yml').read_text()
+    assert run.stage('decoding').done

@@ -144,3 +144,13 @@ def test_the_foundation_is_stale_when_a_noun_is_kept_aside(tmp_path):
     assert before==key()
     (tmp_path/'aside'/'violin').mkdir()
     assert before!=key()
+
+def _really_full(f): f.symlink_to('/dev/full'); f.write_text('half')   # a device that has no room
+def _safetensors(f): f.write_text('half'); raise RuntimeError('Error while serializing: I/O error: No space left on device (os error 28)')   # what safetensors says, which is no OSError
+
+@pytest.mark.parametrize('write', [_really_full, _safetensors])
+def test_a_full_disk_is_one_sentence_whoever_writes(tmp_path, write):
+    (tmp_path/'a.bin').write_text('whole')
+    with pytest.raises(DreamError, match='no room to write .*what is finished is kept') as e:
+        with atomic(tmp_path/'a.bin') as f: write(f)
+    assert '\n' not in str(e.value) and [f.name for f in tmp_path.iterdir()]==['a.bin'] and (tmp_path/'a.bin').read_text()=='whole'
