@@ -187,7 +187,8 @@ class DreamID(Section):
 class Method(Section):
     "A row of the table: a trained contender and the detector that scores it."
     contender: str
-    detector: Literal['msp','maxlogit','gen','energy','knn','mahalanobis','vim','react','combined']
+    detector: Literal['msp','maxlogit','gen','energy','kl_matching','knn','nnguide','mahalanobis','rmd','vim','dice','react','ash','scale','odin','combined']
+    tuned: bool|None = optional()                  # choose the detector's parameters on the validation outliers; default: as its paper or library has them
 
 class Evaluation(Section):
     "What is scored, and how."
