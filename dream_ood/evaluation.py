@@ -6,8 +6,10 @@
 __all__ = ['DETECTORS', 'READS', 'GRIDS', 'COLUMNS', 'fpr_at', 'ood_metrics', 'Outputs', 'outputs', 'right', 'accuracy',
            'shaping', 'reads_features', 'fit_detector', 'percentile', 'combined', 'odin', 'control_sets',
            'evaluation_sets', 'outputs_folder', 'cached_outputs', 'Scorer', 'detector_trials', 'tune_detector',
-           'score_contender', 'metrics_table', 'run_evaluation', 'overview', 'plot_table', 'score_all', 'load_scores',
-           'grouped', 'chosen_methods', 'plot_scores', 'plot_roc', 'mistakes', 'plot_mistakes']
+           'score_contender', 'metrics_table', 'run_evaluation', 'overview', 'plot_table', 'load_scores', 'grouped',
+           'chosen_methods', 'plot_scores', 'plot_roc', 'mistakes', 'plot_mistakes', 'score_all', 'bootstrap_metrics',
+           'over_seeds', 'paired', 'holm', 'versus', 'auroc_by_class', 'ece', 'threshold_for', 'coverage_curve',
+           'plot_coverage']
 
 # %% ../nbs/08_evaluation.ipynb #ecad5c49
 import shutil
@@ -356,20 +358,6 @@ def plot_table(
         ax.set_xticklabels([f'{s}\n({metrics[metrics.ood_set==s].group.iloc[0]})' for s in order], rotation=45, ha='right', fontsize=9)
     return fig
 
-# %% ../nbs/08_evaluation.ipynb #25d8191d
-def score_all(
-    run:Run, contender:str,
-    detectors=None, # names; default: all
-    tuned:bool=None # choose their parameters on validation data
-)->pd.DataFrame: # as metrics.csv, with detectors for methods
-    "The measures of every detector on one contender of a finished run; its outputs are computed at most once."
-    names = detectors or [*DETECTORS,'odin','combined']
-    evaluation = run.profile.evaluation.model_copy(update=dict(methods={d:Method(contender=contender, detector=d, tuned=tuned) for d in names}))
-    own = copy(run); own.profile = run.profile.model_copy(update=dict(evaluation=evaluation))
-    sets = evaluation_sets(run, run.stage('evaluation').require())
-    scores,accuracies = score_contender(own, contender, evaluation.methods, sets, id_set(run.profile,'train'))
-    return metrics_table(own, scores, {contender:accuracies}, {n:s for n,s in sets.items() if s.group}, 'ID test')
-
 # %% ../nbs/08_evaluation.ipynb #c07e5400
 def load_scores(run:Run)->dict: # method -> {set -> (N,) scores}
     "The scores the stage wrote, higher = more ID."
@@ -461,4 +449,155 @@ def plot_mistakes(
         for ax,x,c in zip(row, sets[s].subset(idx).pixels(run.profile.data.image_size), captions):
             ax.imshow(x.permute(1,2,0)); ax.set_title(c, fontsize=8, pad=2)
         row[0].text(-.15, .5, s, transform=row[0].transAxes, ha='right', va='center', fontsize=10)
+    return fig
+
+# %% ../nbs/08_evaluation.ipynb #25d8191d
+def score_all(
+    run:Run, contender:str,
+    detectors=None, # names; default: all
+    tuned:bool=None # choose their parameters on validation data
+)->pd.DataFrame: # as metrics.csv, with detectors for methods
+    "The measures of every detector on one contender of a finished run; its outputs are computed at most once."
+    names = detectors or [*DETECTORS,'odin','combined']
+    evaluation = run.profile.evaluation.model_copy(update=dict(methods={d:Method(contender=contender, detector=d, tuned=tuned) for d in names}))
+    own = copy(run); own.profile = run.profile.model_copy(update=dict(evaluation=evaluation))
+    sets = evaluation_sets(run, run.stage('evaluation').require())
+    scores,accuracies = score_contender(own, contender, evaluation.methods, sets, id_set(run.profile,'train'))
+    return metrics_table(own, scores, {contender:accuracies}, {n:s for n,s in sets.items() if s.group}, 'ID test')
+
+# %% ../nbs/08_evaluation.ipynb #b153fa88
+def _from_counts(i, o): # images with each distinct score, lowest score first; as `ood_metrics`
+    def half(p, q): # positives and negatives, best score first
+        tp,fp = p.cumsum(),q.cumsum()
+        return float(fp[np.searchsorted(tp/tp[-1],.95)]/fp[-1]), float((p*tp/np.maximum(tp+fp,1)).sum()/tp[-1])
+    (fpr95,aupr_in),(fpr95_openood,aupr_out) = half(i[::-1],o[::-1]),half(o,i)
+    return dict(fpr95=fpr95, auroc=float((i*(o.cumsum()-o/2)).sum()/i.sum()/o.sum()), aupr_in=aupr_in, aupr_out=aupr_out, fpr95_openood=fpr95_openood)
+
+def bootstrap_metrics(
+    id_scores, ood_scores,
+    n:int=1000,         # draws
+    seed:int=0,
+    level:float=0.95    # of the percentile interval
+)->pd.DataFrame: # value, lo, hi of each measure
+    "Intervals for the measures of `ood_metrics`, over images. Raises what `ood_metrics` raises."
+    value,g = ood_metrics(id_scores, ood_scores),np.random.default_rng(seed)
+    i,o = _checked(id_scores,'ID'),_checked(ood_scores,'OOD')
+    at = np.unique(np.r_[i,o], return_inverse=True)[1]
+    def drawn(at_): return np.bincount(g.choice(at_,len(at_)), minlength=at.max()+1)
+    draws = pd.DataFrame([_from_counts(drawn(at[:len(i)]), drawn(at[len(i):])) for _ in range(n)])
+    return pd.DataFrame(dict(value=value, lo=draws.quantile((1-level)/2), hi=draws.quantile((1+level)/2)))
+
+# %% ../nbs/08_evaluation.ipynb #29f4fec4
+def _over(v, level): # (mean, half width of the t interval) of a column of seeds
+    return v.mean(),stats.t.ppf((1+level)/2, len(v)-1)*stats.sem(v)
+
+def over_seeds(
+    metrics:pd.DataFrame, # as metrics.csv, of several seeds
+    measures=('fpr95','auroc'),
+    level:float=0.95      # of Student's t interval
+)->pd.DataFrame: # a row for each method and group; mean, lo and hi of each measure, and seeds
+    "Means and intervals over seeds, of the mean over a group's sets. Raises DreamError if a method has one seed only."
+    each,rows = metrics.groupby(['method','group','seed'], sort=False)[list(measures)].mean(),{}
+    for key,d in each.groupby(['method','group'], sort=False):
+        if len(d)<2: raise DreamError(f'Method {key[0]!r} has one seed only: an interval over seeds needs two or more.')
+        rows[key] = {(m,k):v for m in measures for mean,half in [_over(d[m],level)] for k,v in dict(mean=mean,lo=mean-half,hi=mean+half).items()} | {('seeds',''):len(d)}
+    return pd.DataFrame(rows).T.rename_axis(['method','group'])
+
+# %% ../nbs/08_evaluation.ipynb #effeb740
+def paired(
+    metrics:pd.DataFrame,  # as metrics.csv, of several seeds
+    a:str, b:str,          # methods
+    measure:str='auroc',
+    group:str='near',
+    level:float=0.95       # of the interval
+)->dict: # a, b, gain of a (positive: a is better), lo, hi, p, wins, seeds
+    "By how much `a` beats `b` on the same seeds: paired differences of the mean over a group's sets, with a two-sided t test. Raises DreamError unless both have the same two or more seeds."
+    of = {m:metrics[(metrics.method==m)&(metrics.group==group)].groupby('seed')[measure].mean() for m in (a,b)}
+    if set(of[a].index)!=set(of[b].index): raise DreamError(f'{a!r} and {b!r} do not have the same seeds ({sorted(of[a].index)} and {sorted(of[b].index)}) on {group} sets: run the missing ones, or leave the others out.')
+    gain = (of[a]-of[b])*(-1 if measure.startswith('fpr') else 1)
+    if len(gain)<2: raise DreamError(f'{a!r} and {b!r} share {len(gain)} seeds on {group} sets: a paired test needs two or more.')
+    mean,half = _over(gain, level)
+    p = stats.ttest_rel(of[a], of[b]).pvalue if gain.std()>0 else float(not gain.any())   # the same difference on all seeds
+    return dict(a=a, b=b, gain=mean, lo=mean-half, hi=mean+half, p=p, wins=int((gain>0).sum()), seeds=len(gain))
+
+def holm(
+    p # (n,) p values of n comparisons
+)->np.ndarray: # (n,)
+    "The p values corrected by Holm's method: below α, all of them hold together at that level."
+    p = np.asarray(p, dtype=float); order = p.argsort()
+    return np.maximum.accumulate(p[order]*np.arange(len(p),0,-1)).clip(max=1)[order.argsort()]
+
+def versus(
+    metrics:pd.DataFrame,     # as metrics.csv, of several seeds
+    a:str,
+    others=None,              # methods; default: all others
+    alpha:float=0.05,
+    **kwargs                  # measure, group, level; see `paired`
+)->pd.DataFrame: # a row for each other method, with p_holm and whether that is below alpha
+    "`a` against other methods, seed by seed. Raises what `paired` raises."
+    t = pd.DataFrame([paired(metrics, a, b, **kwargs) for b in (others or [m for m in metrics.method.unique() if m!=a])])
+    return t.assign(p_holm=holm(t.p), significant=holm(t.p)<alpha)
+
+# %% ../nbs/08_evaluation.ipynb #67301089
+def auroc_by_class(
+    id_scores,   # (n,), higher = more ID
+    labels,      # (n,) class indices
+    ood_scores,  # (m,)
+    classes:list # names
+)->pd.Series: # class -> AUROC
+    "AUROC of each class's ID images against all OOD images. Raises DreamError if labels do not fit, or a class has no image."
+    i,y = _checked(id_scores,'ID'),np.asarray(labels)
+    if len(y)!=len(i): raise DreamError(f'There are {len(i)} ID scores but {len(y)} labels.')
+    if y.min()<0 or y.max()>=len(classes): raise DreamError(f'Labels reach from {y.min()} to {y.max()}, but there are {len(classes)} classes.')
+    if lacking := [n for c,n in enumerate(classes) if not (y==c).any()]: raise DreamError(f'There are no ID scores of class {lacking[0]!r}.')
+    return pd.Series({n:ood_metrics(i[y==c],ood_scores)['auroc'] for c,n in enumerate(classes)}, name='auroc')
+
+# %% ../nbs/08_evaluation.ipynb #9041cfa3
+def ece(
+    o:Outputs,   # of ID images
+    classes:int, # how many there are
+    bins:int=15  # of equal width
+)->float: # in [0,1]
+    "Expected calibration error of the largest softmax probability; raises what `right` raises."
+    confidence,hit = o.logits.double().softmax(1).max(1).values.numpy(),right(o, classes).numpy()
+    at = np.digitize(confidence, np.linspace(0,1,bins+1)[1:-1], right=True)   # a bin has its upper end
+    return float(np.abs(np.bincount(at, hit-confidence)).sum()/len(hit))
+
+# %% ../nbs/08_evaluation.ipynb #928b3397
+def threshold_for(
+    scores,           # (n,) of ID validation images
+    recall:float=0.95 # share to accept
+)->float:
+    "The highest threshold t such that `score >= t` accepts at least `recall` of the images. Raises DreamError for a recall outside (0,1], and as `ood_metrics`."
+    s = np.sort(_checked(scores,'ID'))[::-1]
+    if not 0<recall<=1: raise DreamError(f'A recall of {recall} is not a share of images: give a number above 0 and at most 1.')
+    return float(s[np.searchsorted(np.arange(1,len(s)+1)/len(s), recall)])
+
+def coverage_curve(
+    scores,          # (n,) of ID images
+    correct,         # (n,) whether each is given the right class
+    ood_scores=None  # (m,)
+)->pd.DataFrame: # threshold, coverage, accuracy[, ood_accepted]: a row for each distinct score, highest first; shares in [0,1]
+    "What each threshold accepts, and how much of the accepted ID images is right. Raises DreamError if lengths differ, and as `ood_metrics`."
+    s,hit = _checked(scores,'ID'),np.asarray(correct, dtype=float)
+    if len(hit)!=len(s): raise DreamError(f'There are {len(s)} ID scores but {len(hit)} answers.')
+    t,at = np.unique(s, return_inverse=True)
+    n,hits = (np.bincount(at, w)[::-1].cumsum() for w in (None,hit))
+    curve = pd.DataFrame(dict(threshold=t[::-1], coverage=n/len(s), accuracy=hits/n))
+    if ood_scores is None: return curve
+    o = np.sort(_checked(ood_scores,'OOD'))
+    return curve.assign(ood_accepted=1-np.searchsorted(o,curve.threshold)/len(o))
+
+# %% ../nbs/08_evaluation.ipynb #0718b62c
+def plot_coverage(
+    curves:dict # name -> `coverage_curve`
+): # matplotlib Figure
+    "Accuracy of what is accepted, and OOD images accepted, against the share of ID images accepted."
+    fig,axes = plt.subplots(1, 2, figsize=(11,3.6), layout='constrained')
+    for name,c in curves.items():
+        for ax,k in zip(axes, ('accuracy','ood_accepted')):
+            if k in c: ax.plot(100*c.coverage, 100*c[k], label=name)
+    axes[0].set(xlabel='ID images accepted (%)', ylabel='right among the accepted (%)'); axes[0].legend(fontsize=9)
+    axes[1].set(xlabel='ID images accepted (%)', ylabel='OOD images accepted (%)')
+    for ax in axes: ax.axvline(95, ls=':', c='k', lw=1)
     return fig

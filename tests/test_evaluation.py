@@ -2,13 +2,15 @@
 import numpy as np,pandas as pd,pytest,torch
 from pytorch_ood import detector as pod
 from pytorch_ood.metrics import functional as pom
+from scipy import stats
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
-from dream_ood.data import id_set
+from dream_ood.data import batches,eval_transform,id_set,validation_outliers
 from dream_ood.runs import *
 from dream_ood.runs import Method
 from dream_ood import evaluation
 from dream_ood.evaluation import *
-from dream_ood.training import load_classifier
+from dream_ood.training import channels_last,load_classifier
 from conftest import tiny_profile
 
 @pytest.mark.parametrize('seed', range(8))
@@ -60,21 +62,39 @@ def made():
 @pytest.fixture
 def a_run(foundation, tmp_path): return Run.open(tiny_profile(foundation), 0, tmp_path)
 
-def test_scores_equal_pytorch_ood(made, a_run):
-    head,train,x,_ = made
-    w,b,k = head.weight.data,head.bias.data,a_run.profile.evaluation.k
-    want = dict(msp=pod.MaxSoftmax(None).predict_logits(x.logits), maxlogit=pod.MaxLogit(None).predict_logits(x.logits), gen=pod.GEN(None).predict_logits(x.logits),
-                energy=pod.EnergyBased(None).predict_logits(x.logits), knn=pod.KNN(None,k=k).fit_features(train.features,train.labels).predict_features(x.features),
-                mahalanobis=pod.Mahalanobis(None).fit_features(train.features,train.labels).predict_features(x.features),
-                vim=pod.ViM(None,d=8,w=w,b=b).fit_features(train.features,train.labels).predict_features(x.features),
-                react=pod.ReAct(None,head).fit_feature_maps(train.features,train.labels).predict_feature_maps(x.features))
-    assert set(want)==set(DETECTORS)
-    for n,s in want.items(): assert torch.allclose(fit_detector(n,a_run,head,train)(x), -s.double(), atol=1e-5), n
+ALL = [*DETECTORS,'odin','combined']
+
+def usual(name, net, run): # a detector of pytorch-ood as its documentation uses it: with the network, not with outputs
+    encoder,head = (lambda x: net.forward_head(net.forward_features(channels_last(x)),pre_logits=True)),net.get_classifier()
+    maps,flat = (lambda x: encoder(x)[:,:,None,None]),torch.nn.Sequential(torch.nn.Flatten(),head)
+    return dict(msp=lambda: pod.MaxSoftmax(net), maxlogit=lambda: pod.MaxLogit(net), gen=lambda: pod.GEN(net), energy=lambda: pod.EnergyBased(net), kl_matching=lambda: pod.KLMatching(net),
+        knn=lambda: pod.KNN(encoder,k=run.profile.evaluation.k), nnguide=lambda: pod.NNGuide(encoder,head), mahalanobis=lambda: pod.Mahalanobis(encoder), rmd=lambda: pod.RMD(encoder),
+        vim=lambda: pod.ViM(encoder,d=head.in_features//2,w=head.weight,b=head.bias), dice=lambda: pod.DICE(encoder,head.weight,head.bias,p=.9),
+        react=lambda: pod.ReAct(maps,flat), ash=lambda: pod.ASH(maps,flat), scale=lambda: pod.SCALE(maps,flat), odin=lambda: pod.ODIN(net,norm_std=run.profile.data.std))[name]()
+
+@pytest.mark.parametrize('name', [n for n in ALL if n!='combined'])
+def test_scores_equal_pytorch_ood_on_the_network(name, trained):
+    p,net = trained.profile,load_classifier(trained,'plain')
+    sets = {'ID validation':id_set(p,'validation'), 'validation outliers':validation_outliers(p)}
+    loader = lambda ds: list(batches(ds, p.evaluation.batch_size, eval_transform(p)))
+    d = usual(name, net, trained)
+    if d.requires_fit: d.fit(loader(sets['ID validation'] if name=='kl_matching' else id_set(p,'train')))
+    got = Scorer(trained, 'plain', sets, id_set(p,'train'))(name)
+    for s,ds in sets.items():
+        want = torch.cat([-d(x).detach().double() for x,_ in loader(ds)])
+        assert got[s].shape==(len(ds),) and torch.allclose(got[s], want, atol=1e-5, rtol=1e-5), s
+
+def test_settings_reach_the_detector(made, a_run):
+    head,train,x,val = made
+    want = dict(gen=({'gamma':.5,'M':2}, pod.GEN(None,gamma=.5,M=2).predict_logits(x.logits)), knn=({'k':3}, pod.KNN(None,k=3).fit_features(train.features,train.labels).predict_features(x.features)),
+                react=({'percentile':.5}, pod.ReAct(None,head,percentile=.5).fit_feature_maps(train.features,train.labels).predict_feature_maps(x.features)),
+                dice=({'p':.3}, pod.DICE(None,head.weight,head.bias,p=.3).fit_features(train.features,train.labels).predict_features(x.features)))
+    for n,(settings,s) in want.items(): assert torch.allclose(fit_detector(n,a_run,head,train,val,**settings)(x), -s.double(), atol=1e-5), n
 
 def test_every_detector_scores_one_image(made, a_run):
     head,train,x,val = made
     one = Outputs(*(t[:1] for t in x))
-    for n in [*DETECTORS,'combined']:
+    for n in [*DETECTORS,'combined']:   # odin reads images
         s = fit_detector(n,a_run,head,train,val)
         assert torch.allclose(s(one), s(x)[:1], atol=1e-5), n
 
@@ -89,6 +109,27 @@ def test_combined_is_the_smaller_percentile(made, a_run):
 def test_too_few_images_to_fit_is_one_sentence(made, a_run):
     head,train,*_ = made
     with pytest.raises(DreamError, match='cannot be fitted to 2 images'): fit_detector('knn', a_run, head, Outputs(*(t[:2] for t in train)))
+    with pytest.raises(DreamError, match='a class has none'): fit_detector('mahalanobis', a_run, head, train._replace(labels=train.labels*2))
+
+def test_tuning_reads_validation_sets_alone(trained, monkeypatch):
+    p = trained.profile
+    sets = {'ID validation':id_set(p,'validation'), 'validation outliers':validation_outliers(p)}
+    scorer = Scorer(trained, 'plain', sets | {'ID test':id_set(p,'test')}, id_set(p,'train'))
+    seen,call = [],Scorer.__call__
+    monkeypatch.setattr(Scorer, '__call__', lambda self,d,names=None,**kw: seen.append(set(names)) or call(self,d,names,**kw))
+    for n in ALL:
+        t,best = detector_trials(scorer,n),tune_detector(scorer,n)
+        assert t.auroc.max()==t.auroc[t.settings==best].iloc[0] and set(best)==set(GRIDS.get(n,{})) and t.auroc.between(0,1).all()
+    assert all(s==set(sets) for s in seen)
+    assert max(s['k'] for s in detector_trials(scorer,'knn').settings)<=len(scorer.train)
+    with pytest.raises(DreamError, match='without validation outliers'): tune_detector(Scorer(trained,'plain',{'ID validation':sets['ID validation']},scorer.train), 'knn')
+
+def test_odin_is_computed_once(trained, monkeypatch):
+    sets = {'ID validation':id_set(trained.profile,'validation')}
+    scorer = Scorer(trained, 'dreams', sets, None)
+    first,other = scorer('odin'),scorer('odin',eps=.01)
+    monkeypatch.setattr(evaluation, 'odin', lambda *a,**k: pytest.fail('a network was run'))
+    assert scorer('odin')['ID validation'].equal(first['ID validation']) and not other['ID validation'].equal(first['ID validation'])
 
 def test_accuracy_refuses_what_does_not_fit(made):
     x = made[2]
@@ -137,4 +178,121 @@ def test_overview_marks_what_flags_the_autoencoder():
 
 def test_profiles_know_every_detector():
     known = Method.model_fields['detector'].annotation.__args__
-    assert set(known)=={*DETECTORS,'combined'}
+    assert set(known)==set(ALL)
+
+def test_a_tuned_method_is_scored_with_its_best_settings(evaluated):
+    p,train = evaluated.profile,id_set(evaluated.profile,'train')
+    sets = {s:id_set(p,s.split()[1]) for s in ('ID validation','ID test')} | {'validation outliers':validation_outliers(p)}
+    scores,_ = evaluation.score_contender(evaluated, 'plain', dict(a=Method(contender='plain',detector='knn',tuned=True), b=Method(contender='plain',detector='knn')), sets, train)
+    scorer = Scorer(evaluated, 'plain', sets, train)
+    assert scores['a/ID test'].equal(scorer('knn',**tune_detector(scorer,'knn'))['ID test']) and scores['b/ID test'].equal(scorer('knn')['ID test'])
+
+def test_an_untuned_method_leaves_no_trace_in_a_key():
+    assert Method(contender='plain',detector='knn').model_dump()==dict(contender='plain',detector='knn')
+    assert Method(contender='plain',detector='knn',tuned=True).model_dump()['tuned'] is True
+
+def test_every_detector_on_a_contender_is_measured_as_the_stage_does(evaluated):
+    t,m = score_all(evaluated,'plain'),pd.read_csv(evaluated.stage('evaluation')/'metrics.csv')
+    assert list(t.columns)==list(m.columns) and set(t.method)==set(ALL)
+    for name,d in (('Energy','energy'),('KNN','knn')): assert np.allclose(t[t.method==d].iloc[:,4:].astype(float), m[m.method==name].iloc[:,4:].astype(float))
+    assert set(score_all(evaluated,'plain',['gen'],tuned=True).method)=={'gen'}
+
+# how sure
+
+@pytest.mark.parametrize('levels', [1,2,5,1000])
+def test_measures_of_counts_are_those_of_scores(levels):
+    g = np.random.default_rng(levels)
+    for _ in range(30):
+        i,o = g.integers(0,levels,g.integers(1,60)),g.integers(0,levels,g.integers(1,60))
+        assert evaluation._from_counts(np.bincount(i,minlength=levels),np.bincount(o,minlength=levels))==pytest.approx(ood_metrics(i,o))
+
+def test_bootstrap_equals_measuring_each_draw():
+    i,o = np.array([3.,1,2,2,5]),np.array([0.,2,1])
+    g,values = np.random.default_rng(4),[]
+    at = np.unique(np.r_[i,o],return_inverse=True)[1]
+    for _ in range(50): values.append(ood_metrics(g.choice(at[:5],5),g.choice(at[5:],3)))
+    want,got = pd.DataFrame(values).quantile([.05,.95]),bootstrap_metrics(i,o,50,4,.9)
+    assert np.allclose(got.lo,want.loc[.05]) and np.allclose(got.hi,want.loc[.95]) and got.value.to_dict()==ood_metrics(i,o)
+
+def test_bootstrap_covers_the_truth_and_is_reproducible():
+    g = np.random.default_rng(0)
+    truth = stats.norm.cdf(1/2**.5)
+    inside = [bootstrap_metrics(g.normal(1,1,200),g.normal(0,1,150),200,s).loc['auroc'] for s in range(200)]
+    assert .9<=np.mean([r.lo<=truth<=r.hi for r in inside])<=.99
+    i,o = g.normal(1,1,90),g.normal(0,1,80)
+    assert bootstrap_metrics(i,o,100).equals(bootstrap_metrics(i,o,100)) and not bootstrap_metrics(i,o,100).equals(bootstrap_metrics(i,o,100,seed=1))
+
+@pytest.mark.parametrize('i,o', [([1.],[0.]), ([2.]*9,[2.]*4)])
+def test_bootstrap_of_one_image_and_of_constant_scores_has_no_width(i, o):
+    b = bootstrap_metrics(i,o,20)
+    assert (b.lo<=b.value).all() and (b.value<=b.hi).all() and b.loc['auroc'].nunique()==1
+
+def seeds(**methods): # method -> AUROC of two near sets' mean, seed by seed
+    return pd.DataFrame([dict(method=m,ood_set=s,group='near',seed=k,auroc=v+d,fpr95=1-v-d) for m,vs in methods.items() for k,v in enumerate(vs) for s,d in (('x',-.01),('y',.01))])
+
+def test_interval_over_seeds_is_students():
+    v = [.8,.9,.85,.7]
+    r = over_seeds(seeds(a=v,b=[.5]*4))
+    lo,hi = stats.t.interval(.95,3,np.mean(v),stats.sem(v))
+    assert np.allclose(r.loc[('a','near')]['auroc'].astype(float),[np.mean(v),lo,hi]) and r.loc[('a','near'),('seeds','')]==4
+    assert np.allclose(r.loc[('b','near')]['auroc'].astype(float),.5) and np.allclose(r.loc[('b','near')]['fpr95'].astype(float),.5)
+    with pytest.raises(DreamError, match='one seed only'): over_seeds(seeds(a=[.8]))
+
+def test_paired_equals_scipy_and_knows_the_direction():
+    a,b = [.8,.9,.85],[.7,.72,.9]
+    t,r = stats.ttest_rel(a,b),paired(seeds(a=a,b=b),'a','b')
+    ci = t.confidence_interval()
+    assert r['p']==pytest.approx(t.pvalue) and (r['lo'],r['hi'])==pytest.approx((ci.low,ci.high)) and r['wins']==2 and r['seeds']==3
+    f = paired(seeds(a=a,b=b),'a','b','fpr95')
+    assert f['gain']==pytest.approx(r['gain']) and f['wins']==2
+    assert paired(seeds(a=a,b=a),'a','b')['p']==1 and paired(seeds(a=[.75,.75],b=[.5,.5]),'a','b')['p']==0
+
+@pytest.mark.parametrize('t,words', [(seeds(a=[.8],b=[.7]),'needs two or more'), (seeds(a=[.8,.9],b=[.7]),'do not have the same seeds'), (seeds(a=[.8,.9]),'do not have the same seeds')])
+def test_a_pair_without_seeds_is_one_sentence(t, words):
+    with pytest.raises(DreamError, match=words): paired(t,'a','b')
+
+def test_holm_and_versus():
+    assert np.allclose(holm([.01,.04,.03,.005]),[.03,.06,.06,.02]) and np.allclose(holm([.6,.7]),[1,1]) and np.allclose(holm([.02]),[.02])
+    t = versus(seeds(a=[.9,.91,.89],b=[.5,.52,.5],c=[.9,.92,.88]),'a')
+    assert list(t.b)==['b','c'] and list(t.significant)==[True,False] and np.allclose(t.p_holm,holm(t.p))
+
+# for practitioners
+
+def test_auroc_by_class_and_what_it_refuses():
+    g = np.random.default_rng(0); i,y,o = g.integers(0,9,60),np.arange(60)%3,g.integers(0,7,40)
+    r = auroc_by_class(i,torch.tensor(y),o,['a','b','c'])
+    for c,n in enumerate('abc'): assert r[n]==pytest.approx(roc_auc_score(np.r_[np.ones(20),np.zeros(40)],np.r_[i[y==c],o]))
+    for bad,words in ((dict(labels=y-1),'Labels reach from -1'), (dict(labels=y+1),'Labels reach from 1 to 3'), (dict(labels=y[:5]),'60 ID scores but 5 labels'), (dict(labels=y*0),"class 'b'"), (dict(ood_scores=[]),'no OOD scores')):
+        with pytest.raises(DreamError, match=words): auroc_by_class(**(dict(id_scores=i,labels=y,ood_scores=o,classes=['a','b','c'])|bad))
+
+def test_ece_equals_scikit_learns_bins(made):
+    x = made[1]._replace(logits=made[1].logits*3)
+    conf,hit = x.logits.double().softmax(1).max(1).values.numpy(),(x.logits.argmax(1)==x.labels).numpy()
+    acc,mean = calibration_curve(hit,conf,n_bins=15)
+    counts = np.histogram(conf,np.linspace(0,1,16))[0]
+    assert ece(x,4)==pytest.approx((counts[counts>0]*abs(acc-mean)).sum()/len(conf))
+    assert ece(x,4,bins=1)==pytest.approx(pom.calibration_error(torch.tensor(conf),torch.tensor(hit),p='1',beta=len(conf)))   # one bin: both kinds agree
+    for bad,words in ((x._replace(labels=x.labels+4),'Labels reach'), (x._replace(logits=x.logits[:,:3]),'3 outputs for 4 classes')):
+        with pytest.raises(DreamError, match=words): ece(bad,4)
+
+@pytest.mark.parametrize('levels', [1,4,1000])
+def test_coverage_and_threshold_by_counting(levels):
+    g = np.random.default_rng(levels)
+    for _ in range(20):
+        i,o = g.integers(0,levels,g.integers(1,50)).astype(float),g.integers(0,levels,g.integers(1,50)).astype(float)
+        hit = g.random(len(i))<.8; c = coverage_curve(i,torch.tensor(hit),o)
+        assert c.threshold.is_monotonic_decreasing and len(c)==len(set(i)) and list(coverage_curve(i,hit).columns)==['threshold','coverage','accuracy']
+        for _,r in c.iterrows(): assert (r.coverage,r.accuracy,r.ood_accepted)==pytest.approx(((i>=r.threshold).mean(),hit[i>=r.threshold].mean(),(o>=r.threshold).mean()))
+        for q in (.05,.5,.95,1): assert threshold_for(i,q)==max(t for t in i if np.mean(i>=t)>=q)
+        assert c.ood_accepted[c.threshold==threshold_for(i)].iloc[0]==pytest.approx(ood_metrics(i,o)['fpr95'])
+
+@pytest.mark.parametrize('f,words', [(lambda: threshold_for([]),'no ID scores'), (lambda: threshold_for([1.],0),'recall of 0'), (lambda: coverage_curve([np.nan],[True]),'not numbers'),
+    (lambda: coverage_curve([1.],[True,False]),'1 ID scores but 2 answers'), (lambda: coverage_curve([1.],[True],[]),'no OOD scores'), (lambda: bootstrap_metrics([],[1.]),'no ID scores')])
+def test_bad_input_is_one_sentence(f, words):
+    with pytest.raises(DreamError, match=words): f()
+
+def test_aupr_agrees_with_pytorch_ood_where_the_integrals_do():
+    "pytorch-ood joins the points of the curve by straight lines, scikit-learn's average precision by steps: equal where OOD and ID do not interleave."
+    i,o = torch.arange(10.)+20,torch.arange(5.)
+    s,y = torch.cat([i,o]),torch.cat([torch.zeros(10),-torch.ones(5)]).long()
+    assert ood_metrics(i,o)['aupr_out']==pytest.approx(pom.aupr(-s,y).item()) and ood_metrics(i,o)['aupr_in']==pytest.approx(pom.aupr(-s,y,positive='id').item())
