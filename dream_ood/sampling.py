@@ -147,18 +147,17 @@ def main_directions(
 )->Tensor: # (d,r) orthonormal columns; None if they would be more than half of the dimensions
     "A few directions that hold nearly all of the embeddings."
     def spare(x, a): return lost**2-(x.square().sum(1)-a.square().sum(1)).double().mean()
-    x,most,tried,left,least = z.float(),min(len(z),z.shape[1])//2,0,0.,0.
-    for r in sorted({min(r,most) for r in (32,128,most) if most>=16}):
-        if r<most and left+(r-tried)*least<0: continue   # so few more directions cannot hold what is missing
+    x,most = z.float(),min(len(z),z.shape[1])//2
+    for r in sorted({min(128,most),most}) if most>=16 else ():
         Q,a = subspace(x, r, 512)
-        if r<=32 and spare(x,a)>-1e-6:   # 64 bits decide
-            for few in sorted({16,r}):
-                Q,a = subspace(z.double(), few, len(z))
-                if spare(z.double(),a)>0: return Q.to(z)
         with one_thread(): energy,V = torch.linalg.eigh((a.T@a).double()/len(x))   # rising
-        tried,left,least = r,spare(x,a),energy[0]
+        left,weakest = spare(x,a),energy.clamp(min=0).cumsum(0)
+        if left>weakest[max(0,r-33)]*(r>32)-1e-6:   # 32 may do: 64 bits decide
+            for few in sorted({16,min(32,most)}):
+                exact,a = subspace(z.double(), few, len(z))
+                if spare(z.double(),a)>0: return exact.to(z)
         # of many, the weakest are left out again, as far as there is length to spare
-        if left>0: return torch.linalg.qr(Q.double()@V[:,energy.clamp(min=0).cumsum(0)>=left]).Q.to(z)
+        if left>0: return torch.linalg.qr(Q.double()@V[:,weakest>=left]).Q.to(z)
 
 # %% ../nbs/04_sampling.ipynb #b29f0de7
 class Space:
