@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['sampled', 'named', 'plan', 'whole', 'write_image', 'batches_of', 'missing', 'decode', 'black', 'looks_id', 'refuse',
-           'refused', 'card', 'complete', 'run_decoding', 'pool_images', 'real_images', 'side_by_side', 'outlier_pools',
-           'gallery', 'by_distance']
+           'refused', 'card', 'complete', 'check_room', 'run_decoding', 'pool_images', 'real_images', 'side_by_side',
+           'outlier_pools', 'gallery', 'by_distance']
 
 # %% ../nbs/05_decoding.ipynb #97f08f4e
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
@@ -192,15 +193,16 @@ def refuse(
         seen = looks_id(run, files, how)
         df,why = df.join(seen.drop(columns='inside')),np.where((why=='')&seen.inside, 'no outlier', why)
     out = df.assign(why=why)[why!='']
-    if len(out)==len(df): raise DreamError(f'Every image of decoding.pools.{pool} would be refused ({", ".join(f"{n}: {w}" for w,n in out.why.value_counts().items())}): change its filter `refuse`, or its rule.')
     if not len(out): return df
+    said = f'{len(out)} of {len(df)} images refused ({", ".join(f"{n} {w}" for w,n in out.why.value_counts().items())})'
+    if len(out)==len(df): raise DreamError(f'decoding.pools.{pool}: {said}, which leaves none: change its filter `refuse`, or its rule.')
     save_table(stage/'refused'/pool/'metadata.parquet', out)
     for f in out.file:
         aside = stage/'refused'/pool/f
         aside.parent.mkdir(parents=True, exist_ok=True)
         (stage/pool/f).replace(aside)
         if not any((stage/pool/f).parent.iterdir()): (stage/pool/f).parent.rmdir()
-    print(f'{pool}: {len(out)} of {len(df)} images refused ({", ".join(f"{n} {w}" for w,n in out.why.value_counts().items())})')
+    print(f'{pool}: {said}')
     return df[why==''].reset_index(drop=True)
 
 def refused(run:Run)->pd.DataFrame: # a row for each pool: images drawn, and the share refused for each reason
@@ -247,6 +249,17 @@ def complete(
     m = pd.read_parquet(folder/'metadata.parquet', columns=['file','bytes'])
     return all((folder/f).is_file() and (folder/f).stat().st_size==b for f,b in zip(m.file,m.bytes))
 
+def check_room(
+    folder,      # where images will be written
+    images:int,  # how many
+    p:Profile
+)->None: # raises DreamError if there is too little disk
+    "Compare the room that images will take with the room there is: half a byte for a byte of pixels, as PNGs of photographs need at least."
+    there = Path(folder)
+    while not there.exists(): there = there.parent
+    need,free = images*p.data.image_size**2*(1 if p.data.greyscale else 3)/2e9,shutil.disk_usage(there).free/1e9
+    if need>free: raise DreamError(f'{images:,} images of {p.data.image_size} pixels will take about {need:.1f} GB and {nice(folder)!r} has {free:.1f} GB left: free some space or put the runs elsewhere (RUNS=...).')
+
 def run_decoding(
     run:Run,
     shard:int=None, # draw this part alone; what is missing after all shards is drawn by a call without
@@ -261,6 +274,7 @@ def run_decoding(
     for n,(df,_) in plans.items():
         own = [i for rows in batches[n] for i in rows]
         lost[n] = {own[i] for i in missing(df.iloc[own], stage/n)}
+    check_room(stage.folder, sum(map(len,lost.values())), run.profile)
     pipe = load_foundation(run.profile, run.device) if any(lost.values()) else None
     for n,(df,what) in plans.items(): decode(run, pipe, df, what, stage/n, f'decoding {n}', batches[n], lost[n], run.profile.for_pool(n))
     if shard is not None: return
