@@ -97,8 +97,10 @@ def load_foundation(
     revision:str|None=None, # of a hub model; a profile brings its own
 )->DiffusionPipeline: # Stable Diffusion 1.x, 2.x or XL, or one distilled from them; raises DreamError if it is missing, damaged or of another kind
     "Load a text-to-image model, with a deterministic solver (unless it was distilled for its own) and its safety checker, if it has one and the profile does not turn it off."
-    solver,checked = None,True
-    if isinstance(model,Profile): solver,checked,model,dtype,revision = model.decoding.scheduler,model.decoding.safety_checker is not False,*(getattr(model.foundation,k) for k in ('model','dtype','revision'))
+    solver,checked,compiled = None,True,False
+    if isinstance(model,Profile):
+        how,solver,checked,compiled = model.foundation,model.decoding.scheduler,model.decoding.safety_checker is not False,model.decoding.compile
+        model,dtype,revision = how.model,how.dtype,how.revision
     source = model_source(str(model))
     diffusers.utils.logging.disable_progress_bar(); transformers.utils.logging.disable_progress_bar()
     try:
@@ -110,7 +112,10 @@ def load_foundation(
     if pipe.text_encoder is None: raise DreamError(f'foundation.model {str(model)!r} has no text_encoder: Dream-OOD needs a text-to-image model of the Stable Diffusion kind.')
     if kind=='LatentConsistencyModelPipeline': pipe = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)   # the same parts, and takes the same arguments
     if not isinstance(pipe, (StableDiffusionPipeline,StableDiffusionXLPipeline)): raise DreamError(f'foundation.model {str(model)!r} is a {kind}: Dream-OOD needs a Stable Diffusion 1.x, 2.x or XL, or one distilled from them.')
-    return frozen(use_solver(pipe,solver)).to(device)
+    pipe = frozen(use_solver(pipe,solver)).to(device)
+    if compiled or compiled is None and torch.device(device).type=='cuda':
+        for m in (pipe.unet,pipe.vae.decoder): m.compile()   # in place, at the first image
+    return pipe
 
 # %% ../nbs/02_foundation.ipynb #0bec9cea
 WORDS = 'a picture of tshirt trouser pullover dress coat shirt sneaker boot cat dog tree car ship bird fish cup'.split()

@@ -156,6 +156,7 @@ class Decoding(Section):
     guidance: NonNegative
     batch_size: Positive
     scheduler: Scheduler|None = optional()         # the solver; default: dpm, unless the model was distilled for its own
+    compile: bool|None = optional()                # torch.compile the U-Net and the image decoder; default: on a GPU
     safety_checker: bool|None = optional()         # default: the model's, if it brings one; false: none
     size: Positive|None = optional()               # side of the drawn images in pixels, before they are resized to data.image_size; default: the model's
     pools: dict[str,DecodedPool]
