@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOLVERS', 'WORDS', 'FAMILIES', 'check_model', 'model_source', 'text_encoders', 'few_steps', 'frozen', 'use_solver',
            'load_foundation', 'tiny_pipeline', 'noun_list', 'token_ids', 'known', 'anchors', 'plot_cosines',
-           'replaced_token', 'prompt_ids', 'both_encoders', 'encode_ids', 'checked', 'encode', 'empty_ids',
+           'replaced_token', 'prompt_ids', 'both_encoders', 'encode_ids', 'checked', 'with_slot', 'encode', 'empty_ids',
            'encode_empty', 'conditions', 'native_size', 'initial_noise', 'generate', 'draw', 'known_nouns', 'spread',
            'labelled', 'vae_roundtrip', 'run_foundation']
 
@@ -80,11 +80,13 @@ def use_solver(
     name=None # one of SOLVERS; 'own': the model's; None: dpm, unless the model was distilled for its own
 ): # the pipeline; raises DreamError if the model was distilled for another
     "Set the solver that a foundation draws with."
-    if few_steps(pipe.scheduler):
+    own = pipe.own_scheduler = getattr(pipe,'own_scheduler',pipe.scheduler)
+    if few_steps(own):
         if name in SOLVERS: raise DreamError(f'decoding.scheduler: this model was distilled for {type(pipe.scheduler).__name__} and draws nothing with {name!r}; leave the key out.')
-    elif name!='own':
-        own = dict(pndm=dict(skip_prk_steps=True), ddim=dict(clip_sample=False)).get(name,{})   # PLMS, as in Stable Diffusion; latents are not pixels and may leave [-1, 1]
-        pipe.scheduler = SOLVERS[name or 'dpm'].from_config(pipe.scheduler.config, **own)
+    elif name=='own': pipe.scheduler = own
+    else:
+        more = dict(pndm=dict(skip_prk_steps=True), ddim=dict(clip_sample=False)).get(name,{})   # PLMS, as in Stable Diffusion; latents are not pixels and may leave [-1, 1]
+        pipe.scheduler = SOLVERS[name or 'dpm'].from_config(own.config, **more)
     return pipe
 
 # %% ../nbs/02_foundation.ipynb #874b2054
@@ -94,21 +96,26 @@ def load_foundation(
     dtype:str='float32',    # of the weights; a profile brings its own
     revision:str|None=None, # of a hub model; a profile brings its own
 )->DiffusionPipeline: # Stable Diffusion 1.x, 2.x or XL, or one distilled from them; raises DreamError if it is missing, damaged or of another kind
-    "Load a text-to-image model, with a deterministic solver (unless it was distilled for its own) and no safety checker."
-    solver = None
-    if isinstance(model,Profile): model,dtype,revision,solver = model.foundation.model,model.foundation.dtype,model.foundation.revision,model.decoding.scheduler
+    "Load a text-to-image model, with a deterministic solver (unless it was distilled for its own) and its safety checker, if it has one and the profile does not turn it off."
+    solver,checked,compiled = None,True,False
+    if isinstance(model,Profile):
+        how,solver,checked,compiled = model.foundation,model.decoding.scheduler,model.decoding.safety_checker is not False,model.decoding.compile
+        model,dtype,revision = how.model,how.dtype,how.revision
     source = model_source(str(model))
     diffusers.utils.logging.disable_progress_bar(); transformers.utils.logging.disable_progress_bar()
     try:
         kind = DiffusionPipeline.load_config(source, revision=revision).get('_class_name','')
-        extra = {} if 'XL' in kind else dict(safety_checker=None, requires_safety_checker=False)
+        extra = {} if 'XL' in kind else dict(requires_safety_checker=False) if checked else dict(safety_checker=None, requires_safety_checker=False)
         pipe = DiffusionPipeline.from_pretrained(source, revision=revision, dtype=getattr(torch,dtype), **extra)
     except Exception as e:
         raise DreamError(f'foundation.model {str(model)!r} could not be loaded ({" ".join(str(e).split())[:200]}): check the name, the network and the files.') from e
     if pipe.text_encoder is None: raise DreamError(f'foundation.model {str(model)!r} has no text_encoder: Dream-OOD needs a text-to-image model of the Stable Diffusion kind.')
     if kind=='LatentConsistencyModelPipeline': pipe = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)   # the same parts, and takes the same arguments
     if not isinstance(pipe, (StableDiffusionPipeline,StableDiffusionXLPipeline)): raise DreamError(f'foundation.model {str(model)!r} is a {kind}: Dream-OOD needs a Stable Diffusion 1.x, 2.x or XL, or one distilled from them.')
-    return frozen(use_solver(pipe,solver)).to(device)
+    pipe = frozen(use_solver(pipe,solver)).to(device)
+    if compiled or compiled is None and torch.device(device).type=='cuda':
+        for m in (pipe.unet,pipe.vae.decoder): m.compile()   # in place, at the first image
+    return pipe
 
 # %% ../nbs/02_foundation.ipynb #0bec9cea
 WORDS = 'a picture of tshirt trouser pullover dress coat shirt sneaker boot cat dog tree car ship bird fish cup'.split()
@@ -250,16 +257,23 @@ def checked(
     if (bad:=(~z.isfinite().all(1)).nonzero().flatten().tolist()): raise DreamError(f'{len(bad)} of {len(z)} embeddings hold NaN or infinity (the first is number {bad[0]}): make them again.')
     return z
 
+def with_slot(pipe, prompt, what, tok=None)->tuple: # B rows of token ids, where the {} is
+    "One prompt a row: for a vector with a slot where it goes, for a noun with the noun."
+    prompts = [prompt]*len(what) if isinstance(prompt,str) else prompt
+    rows = [prompt_ids(pipe, q, n if isinstance(n,str) else None, tok) for q,n in zip(prompts,what)]
+    if len({at for _,at in rows})>1: raise DreamError('The prompts of one batch must be alike up to their {}: change foundation.suffixes rather than what stands before.')
+    return [ids for ids,_ in rows], rows[0][1]
+
 def encode(
     pipe,       # foundation
-    prompt:str, # with one {}
+    prompt,     # with one {}; or B of them, alike up to their {}
     what        # (B, d) embeddings to stand at {}, or a list of B nouns
 )->Tensor: # (B, L, d_text) prompt embeddings; raises DreamError for unknown nouns and for embeddings of the wrong width or with NaN
     "Encode one prompt a row, with a vector or a noun where the {} is (Sec. 3.2 of the paper)."
-    if not torch.is_tensor(what): return encode_ids(pipe, [prompt_ids(pipe,prompt,n)[0] for n in what])
+    ids,position = with_slot(pipe, prompt, what)
+    if not torch.is_tensor(what): return encode_ids(pipe, ids)
     z = checked(what, pipe.text_encoder.get_input_embeddings().weight.shape[1])
-    ids,position = prompt_ids(pipe, prompt)
-    with replaced_token(pipe, z, position): return encode_ids(pipe, [ids]*len(z))
+    with replaced_token(pipe, z, position): return encode_ids(pipe, ids)
 
 def empty_ids(tok)->list[int]: return [tok.bos_token_id,tok.eos_token_id]+[tok.pad_token_id]*(tok.model_max_length-2)
 
@@ -271,18 +285,17 @@ def encode_empty(pipe)->Tensor: # (1, L, d_text); of a Stable Diffusion XL as `c
 
 def conditions(
     pipe,       # foundation
-    prompt:str, # with one {}
+    prompt,     # with one {}; or B of them, alike up to their {}
     what,       # (B, d) embeddings to stand at {}, or a list of B nouns
     nouns=None  # what the second text encoder of a Stable Diffusion XL reads there: B nouns; default: `what`, or a word that means nothing
 )->dict: # prompt_embeds (B, L, d_text), and for a Stable Diffusion XL pooled_prompt_embeds (B, d_pooled)
     "Everything that the pipeline has to be told: an embedding stands for a token of the encoder it was aligned with, the other encoder reads the plain prompt."
     if len(text_encoders(pipe))==1: return dict(prompt_embeds=encode(pipe, prompt, what))
-    words = nouns if nouns is not None else None if torch.is_tensor(what) else what
-    prompt_2 = [prompt_ids(pipe,prompt,n,pipe.tokenizer_2)[0] for n in words or [None]*len(what)]
-    if not torch.is_tensor(what): return both_encoders(pipe, [prompt_ids(pipe,prompt,n)[0] for n in what], prompt_2)
+    prompt_2 = with_slot(pipe, prompt, what if nouns is None else nouns, pipe.tokenizer_2)[0]
+    ids,position = with_slot(pipe, prompt, what)
+    if not torch.is_tensor(what): return both_encoders(pipe, ids, prompt_2)
     z = checked(what, pipe.text_encoder.get_input_embeddings().weight.shape[1])
-    ids,position = prompt_ids(pipe, prompt)
-    with replaced_token(pipe, z, position): return both_encoders(pipe, [ids]*len(z), prompt_2)
+    with replaced_token(pipe, z, position): return both_encoders(pipe, ids, prompt_2)
 
 # %% ../nbs/02_foundation.ipynb #eaa15578
 def native_size(pipe)->int:
@@ -333,10 +346,11 @@ def draw(
     what,           # (B, d) embeddings, or a list of B nouns
     seeds:list[int],# one an image
     empty=None,     # from `encode_empty`
-    nouns=None      # for the second text encoder of a Stable Diffusion XL, see `conditions`
-)->Tensor: # (B, 3, H, W) uint8
+    nouns=None,     # for the second text encoder of a Stable Diffusion XL, see `conditions`
+    prompts=None    # one an image, with {}; default: the profile's
+)->Tensor: # (B, 3, H, W) uint8; black where the safety checker, if there is one, objects
     "Encode and generate with a profile's settings."
-    return generate(pipe, conditions(pipe,p.foundation.prompt,what,nouns), seeds, p.decoding.steps, p.decoding.guidance, p.data.image_size, empty, p.decoding.size)
+    return generate(pipe, conditions(pipe,prompts or p.foundation.prompt,what,nouns), seeds, p.decoding.steps, p.decoding.guidance, p.data.image_size, empty, p.decoding.size)
 
 # %% ../nbs/02_foundation.ipynb #f16cd568
 def known_nouns(
@@ -401,12 +415,12 @@ def run_foundation(
     if stage.done: return stage.skip()
     stage.begin()
     pipe = load_foundation(p, run.device)
-    for word in p.foundation.prompt.replace('{}',' ').split(): token_ids(pipe, word)
-    nouns,others = [p.data.noun(c) for c in p.data.classes],known_nouns(p, pipe)
-    Γ = anchors(pipe, nouns)
-    shown,empty = spread(nouns,20),encode_empty(pipe)
-    images = [draw(pipe, p, [n]*6, [seed_for(run.seed,'foundation',n,i) for i in range(6)], empty) for n in tqdm(shown,'foundation')]
-    save_figure(stage/'generations.png', image_grid(torch.cat(images), cols=6, row_labels=shown)); plt.close()
+    for word in ' '.join([p.foundation.prompt.replace('{}',' '),*(p.foundation.suffixes or {}).values()]).split(): token_ids(pipe, word)
+    nouns,others = {c:p.data.noun(c) for c in p.data.classes},known_nouns(p, pipe)
+    Γ = anchors(pipe, list(nouns.values()))
+    shown,empty = spread(list(nouns.items()),20),encode_empty(pipe)
+    images = [draw(pipe, p, [n]*6, [seed_for(run.seed,'foundation',n,i) for i in range(6)], empty, prompts=[p.prompt(c)]*6) for c,n in tqdm(shown,'foundation')]
+    save_figure(stage/'generations.png', image_grid(torch.cat(images), cols=6, row_labels=[n for _,n in shown])); plt.close()
     save_json(stage/'nouns.json', others)
     save_tensors(stage/'anchors.safetensors', anchors=Γ, noun_embeddings=anchors(pipe,others) if others else Γ[:0])
     stage.finish('anchors.safetensors','nouns.json')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_backbone', 'Encoder', 'text_loss', 'learning_rate', 'one_epoch', 'embed', 'accuracy', 'make_encoder',
            'train_encoder', 'anchor_cosines', 'plot_anchor_cosines', 'plot_embeddings', 'plot_history',
-           'load_embeddings', 'run_latent_space']
+           'load_embeddings', 'load_encoder', 'run_latent_space']
 
 # %% ../nbs/03_latent_space.ipynb #da508455
 import math
@@ -227,6 +227,13 @@ def load_embeddings(run:Run)->tuple: # z (N,d) unit norm; y (N,), in the order o
     "What the stage read from the training images. Raises DreamError if it is not done."
     t = load_tensors(run.stage('latent_space').require()/'embeddings.safetensors')
     return t['z'],t['y']
+
+def load_encoder(run:Run)->tuple: # the encoder, ready for use; anchors (C,d)
+    "What the stage trained, and towards what. Raises DreamError if it is not done."
+    anchors = load_tensors(run.stage('foundation')/'anchors.safetensors')['anchors']
+    encoder = make_encoder(run, anchors.shape[1])
+    encoder.load_state_dict(load_tensors(run.stage('latent_space').require()/'encoder.safetensors'))
+    return encoder.eval(), anchors
 
 def run_latent_space(run:Run):
     "The stage: train the encoder, read the embeddings of the training images, draw the diagnostics."

@@ -194,6 +194,98 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(run, monkeypatch):
     monkeypatch.undo(); run_decoding(run)
     assert run.stage('decoding').done and kept.items()<=images(run).items()
 
+def with_pools(settings, **pools): return Profile(**settings|dict(decoding=settings['decoding']|dict(pools=pools|dict(inliers=dict(source='sampling',per_class=2)))))
+
+def test_pools_of_the_same_embeddings_differ_in_their_recipe_alone(settings, tmp_path):
+    run = prepared(with_pools(settings, knn=dict(source='sampling'), same=dict(source='sampling',of='knn'), long=dict(source='sampling',of='knn',steps=6),
+                              other=dict(source='sampling',of='knn',scheduler='euler'), plain=dict(source='class_names',per_class=1)), tmp_path)
+    run_decoding(run)
+    def pixels(pool): return np.stack([np.asarray(Image.open(run.stage('decoding')/pool/f),int) for f in pd.read_parquet(run.stage('decoding')/pool/'metadata.parquet').file])
+    assert (pixels('same')==pixels('knn')).all()
+    for n in ('long','other'): assert (np.abs(pixels(n)-pixels('knn')).mean((1,2))>.1).all()
+    assert '6 steps' in (run.stage('decoding')/'long'/'README.md').read_text() and outlier_pools(run)==['knn','same','long','other']
+    with pytest.raises(ValueError, match='same.of names'): with_pools(settings, same=dict(source='sampling',of='nothing'))
+
+def test_a_class_may_have_a_suffix_in_its_prompt(settings, tmp_path):
+    with_, without = (prepared(Profile(**settings|dict(foundation=settings['foundation']|f)), tmp_path/n) for n,f in (('a',dict(suffixes=dict(boot='bird'))),('b',{})))
+    for r in (with_,without): run_decoding(r)
+    m = pd.read_parquet(with_.stage('decoding')/'knn'/'metadata.parquet').groupby('class').prompt.first()
+    assert m.to_dict()==dict(coat='a picture of a {}', boot='a picture of a {} bird', shirt='a picture of a {}')
+    assert {k.split('/')[2] for k,b in images(with_).items() if b!=images(without)[k] and 'names' not in k}=={'boot'}
+
+def test_what_is_no_outlier_is_set_aside(settings, tmp_path, monkeypatch, capsys):
+    from dream_ood import decoding
+    from torchvision.datasets import ImageFolder
+    run = prepared(with_pools(settings, knn=dict(source='sampling',refuse=dict(confidence=.8,k=3))), tmp_path)
+    ids = [4,5,7,8,9,10,11,12,13]   # two of coat, all of boot
+    seen = []
+    def looks_id(run, files, how): seen.append(how); return pd.DataFrame(dict(predicted='coat', confidence=.9, inside=[i in ids for i in range(len(files))]))
+    monkeypatch.setattr(decoding, 'looks_id', looks_id)
+    run_decoding(run)
+    folder,aside = run.stage('decoding')/'knn',run.stage('decoding')/'refused'/'knn'
+    kept,out = (pd.read_parquet(f/'metadata.parquet') for f in (folder,aside))
+    assert seen[0].confidence==.8 and '9 of 21 images refused (9 no outlier)' in capsys.readouterr().out
+    assert (len(kept),len(out))==(12,9) and set(out.why)=={'no outlier'} and set(out.file).isdisjoint(kept.file)
+    for f,m in ((folder,kept),(aside,out)): assert sorted(m.file)==sorted(str(x.relative_to(f)) for x in f.glob('*/*.png'))
+    assert ImageFolder(str(folder)).classes==['coat','shirt'] and len(pool_set(folder, run.profile))==12      # no training sees the others
+    assert refused(run).loc['knn'].to_dict()=={'drawn':21,'safety checker':0,'no outlier':9/21}
+    assert '12 images (of 21; the others were refused)' in (folder/'README.md').read_text()
+    before = images(run); (folder/kept.file[3]).unlink(); run_decoding(run)                                    # a lost image is drawn again, the refused ones stay aside
+    assert images(run)==before
+    ids[:] = range(21)
+    (folder/kept.file[3]).unlink()
+    with pytest.raises(DreamError, match='knn: 21 of 21 images refused .21 no outlier., which leaves none'): run_decoding(run)
+
+def test_the_filter_knows_training_images_and_not_noise(settings, tmp_path):
+    from dream_ood.data import id_set
+    from dream_ood.latent_space import embed,make_encoder
+    d = settings['data']|dict(train=settings['data']['train']|dict(per_class=20))
+    run = prepared(Profile(**settings|dict(data=d)), tmp_path)
+    encoder,train = make_encoder(run,32),id_set(run.profile,'train')
+    z,y = embed(encoder, train, run.profile)
+    save_tensors(run.stage('latent_space')/'encoder.safetensors', **encoder.state_dict()); save_tensors(run.stage('latent_space')/'embeddings.safetensors', z=z, y=y)
+    files = [tmp_path/f'{i}.png' for i in range(len(train))]
+    for f,(x,_) in zip(files,train): Image.fromarray(x.permute(1,2,0).numpy()).save(f)
+    noise = tmp_path/'noise.png'; Image.fromarray(np.random.default_rng(0).integers(0,255,(32,32),dtype=np.uint8)).save(noise)
+    seen = looks_id(run, [*files,noise], OutlierFilter(confidence=0,k=5))
+    Γ = load_tensors(run.stage('foundation')/'anchors.safetensors')['anchors']
+    sure = (z@torch.nn.functional.normalize(Γ,dim=1).T/run.profile.latent_space.temperature).softmax(1)
+    assert np.allclose(seen.confidence[:-1], sure.max(1).values, atol=1e-4) and seen.predicted[:-1].tolist()==[CLASSES[c] for c in sure.argmax(1)]
+    own = seen[:-1][(sure.argmax(1)==y).numpy()]
+    assert len(own)>5 and own.inside.mean()>=.9 and not seen.inside.iloc[-1]          # of its own images a class knows about 95%
+    assert not looks_id(run, files, OutlierFilter(confidence=1,k=5)).inside.any()
+    with pytest.raises(DreamError, match='too few for neighbour k=50'): looks_id(run, files, OutlierFilter())
+
+def test_the_safety_checker_of_a_foundation_is_used_unless_turned_off(settings, tmp_path):
+    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig,CLIPImageProcessor
+    few = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    strict = StableDiffusionSafetyChecker(CLIPConfig(vision_config=few|dict(image_size=32,patch_size=16), text_config=few, projection_dim=8))
+    with torch.no_grad(): strict.concept_embeds_weights.fill_(-9)     # any picture is above it
+    tiny = tiny_pipeline()
+    pipe = StableDiffusionPipeline(**tiny.components|dict(safety_checker=strict, feature_extractor=CLIPImageProcessor(size=32,crop_size=32)))
+    pipe.save_pretrained(tmp_path/'model')
+    def profile(**decoding): return Profile(**settings|dict(foundation=settings['foundation']|dict(model=str(tmp_path/'model')), decoding=settings['decoding']|decoding))
+    with pytest.raises(DreamError, match='21 of 21 images refused .21 safety checker.'): run_decoding(prepared(profile(), tmp_path/'a'))
+    run = prepared(profile(safety_checker=False), tmp_path/'b')
+    run_decoding(run)
+    assert len(images(run))==42 and not (run.stage('decoding')/'refused').exists()
+
+def test_a_black_picture_is_set_aside(run):
+    df = plan(run,'knn')[0]
+    run_decoding(run)
+    for i in (2,9): Image.new('L', (32,32)).save(run.stage('decoding')/'knn'/df.file[i])
+    Image.fromarray(np.eye(32,dtype=np.uint8)).save(run.stage('decoding')/'knn'/df.file[4])   # nearly black
+    assert len(refuse(run,'knn',df))==19 and pd.read_parquet(run.stage('decoding')/'refused'/'knn'/'metadata.parquet').why.tolist()==['safety checker']*2
+
+def test_too_little_disk_is_said_before_anything_is_drawn(run, monkeypatch):
+    from collections import namedtuple
+    from dream_ood import decoding
+    monkeypatch.setattr(decoding.shutil, 'disk_usage', lambda f: namedtuple('u','free')(10_000))
+    with pytest.raises(DreamError, match='42 images of 32 pixels will take about .* GB'): run_decoding(run)
+    assert images(run)=={}
+
 @pytest.mark.parametrize('z,words', [
     (torch.zeros(2,7,32), "'shirt' has none"),
     (torch.zeros(3,0,32), 'has 0 embeddings'),

@@ -240,3 +240,10 @@ def test_solvers_agree_where_steps_are_many(saved):
     truth = drawn('dpm')
     other = (drawn('dpm',9)-truth)[0].square().mean().sqrt()      # another seed, on whose scale images differ
     for s in SOLVERS: assert (drawn(s)-truth).square().mean((1,2,3)).sqrt()[0]<other/4, s
+
+def test_modules_are_compiled_where_it_is_asked_for(foundation):
+    study = yaml.safe_load(MINI.read_text())
+    study['foundation']['model'] = str(foundation)
+    for asked in (None, False, True):
+        pipe = load_foundation(Profile(**study|dict(decoding=study['decoding']|dict(compile=asked))))
+        assert [m._compiled_call_impl is not None for m in (pipe.unet,pipe.vae.decoder)]==[asked is True]*2

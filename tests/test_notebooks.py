@@ -53,24 +53,26 @@ def test_table_notebook(seeds, runs):
     assert not table.duplicated(['method', 'ood_set', 'seed']).any() and table.notna().all().all()
     for f in ('tables/table1.md', 'tables/summary.md', 'figures/gallery.png'): assert (home/f).stat().st_size > 0
 
-def test_rules_notebook(runs, tmp_path):
+@pytest.mark.parametrize('name', ['rules', 'recipes'])
+def test_studies_of_dreams(name, runs, tmp_path):
     import yaml
     from dream_ood import data, decoding, evaluation, foundation, latent_space, sampling, training
-    study, rules = (yaml.safe_load((ROOT/'profiles'/f).read_text()) for f in ('smoke.yaml', 'mini_rules.yaml'))
-    pools = {n: q | dict(per_class=2, k=5) | ({'select': 10, 'candidates': 20} if 'candidates' in q else {}) for n, q in rules['sampling']['pools'].items()}
-    study |= dict(name='smoke_rules', sampling=dict(pools=pools))
-    study['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
-    study['decoding']['pools'] = rules['decoding']['pools'] | dict(plain=dict(source='class_names', per_class=2))
-    study['training']['contenders'], study['evaluation']['methods'] = rules['training']['contenders'], rules['evaluation']['methods']
-    profile = tmp_path/'smoke_rules.yaml'
-    profile.write_text(yaml.safe_dump(study, sort_keys=False))
+    smoke, study = (yaml.safe_load((ROOT/'profiles'/f).read_text()) for f in ('smoke.yaml', f'mini_{name}.yaml'))
+    pools = {n: q | dict(per_class=2, k=5) | ({'select': 10, 'candidates': 20} if 'candidates' in q else {}) for n, q in study['sampling']['pools'].items()}
+    decoded = {n: q | ({'refuse': dict(confidence=.7, k=3)} if 'refuse' in q else {}) | ({'steps': 4} if 'steps' in q else {}) for n, q in study['decoding']['pools'].items()}
+    smoke |= dict(name=f'smoke_{name}', sampling=dict(pools=pools))
+    smoke['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
+    smoke['decoding']['pools'] = decoded | dict(plain=dict(source='class_names', per_class=2))
+    smoke['training']['contenders'], smoke['evaluation']['methods'] = study['training']['contenders'], study['evaluation']['methods']
+    profile = tmp_path/f'smoke_{name}.yaml'
+    profile.write_text(yaml.safe_dump(smoke, sort_keys=False))
     for seed in (0, 1):
         run = Run.open(profile, seed, runs)
         for stage in (data.run_data, foundation.run_foundation, latent_space.run_latent_space, sampling.run_sampling, decoding.run_decoding, training.run_training, evaluation.run_evaluation): stage(run)
-    out = runs/'executed'/'rules.ipynb'
-    execute_notebook('nbs/paper/rules.ipynb', out, profile=str(profile), seeds=[0, 1], runs=str(runs))
+    out = runs/'executed'/f'{name}.ipynb'
+    execute_notebook(f'nbs/paper/{name}.ipynb', out, profile=str(profile), seeds=[0, 1], runs=str(runs))
     cells(out)
-    assert (runs/'smoke_rules'/'tables'/'rules.csv').stat().st_size > 0
+    assert (runs/f'smoke_{name}'/'tables'/f'{name}.csv').stat().st_size > 0
 
 def test_finished_stages_skip_themselves(runs):
     stage = Run.open(PROFILE, 0, runs).stage('sampling')

@@ -48,6 +48,7 @@ def site():
     if code := subprocess.run(command, cwd=proc).returncode: return code
     shutil.rmtree(docs, ignore_errors=True)
     shutil.move(proc/'_docs', docs)
+    for page in (ROOT/'nbs').glob('*.html'): shutil.copy(page, docs)   # pages that stand alone
     pages = sorted(docs.rglob('*.html'))
     print(f'{len(pages)} pages: open {docs.relative_to(ROOT)}/index.html')
     return 0
