@@ -69,7 +69,8 @@ def plan(
     df,what = (sampled if how.source=='sampling' else named)(run, pool)
     df['file'] = [f'{c}/{i:05d}.png' for c,i in zip(df['class'],df['index'])]
     df['seed'] = [seed_for(run.seed,'decode',how.of or pool,c,i) for c,i in zip(df['class'],df['index'])]
-    return df.assign(source=how.source)[['file','class','seed','source','boundary','distance','prompt']], what
+    rule = run.profile.rule(pool)
+    return df.assign(source=how.source, rule=rule.rule if rule else '')[['file','class','seed','source','rule','boundary','distance','prompt']], what
 
 # %% ../nbs/05_decoding.ipynb #1b1c49f8
 def whole(
@@ -239,7 +240,7 @@ tags: [synthetic, out-of-distribution]
 
 - model: `{p.foundation.model}`, prompt "{p.foundation.prompt}", {p.decoding.steps} steps, guidance {p.decoding.guidance}, {p.data.image_size} pixels
 {rule}
-`metadata.parquet` has one row an image: `file_name` (and `file`), `class`, the `seed` it was drawn with, `source`, the training image it set out from (`boundary`), the embedding's `distance` to its class, `prompt`, size in `bytes`. {'The class of an outlier is the one it set out from, **not** its label.' if q and q.rule!='inliers' else ''}
+`metadata.parquet` has one row an image: `file_name` (and `file`), `class`, the `seed` it was drawn with, `source` and sampling `rule`, the training image it set out from (`boundary`), the embedding's `distance` to its class, `prompt`, size in `bytes`. {'The class of an outlier is the one it set out from, **not** its label.' if q and q.rule!='inliers' else ''}
 """
 
 # %% ../nbs/05_decoding.ipynb #f76c5beb
@@ -401,7 +402,7 @@ def gallery_page(
     for n,q in p.decoding.pools.items():
         rule = p.rule(n)
         about = dict(class_names='drawn from the class names', other_names='outliers: drawn from other names').get(q.source) or ('inliers' if rule.rule=='inliers' else f'outliers by rule {rule.rule}')
-        how = {f'rule: {k}':str(v) for k,v in (rule.model_dump(exclude_none=True) if rule else {}).items() if k!='per_class'}
+        how = {k if k=='rule' else f'rule: {k}':str(v) for k,v in (rule.model_dump(exclude_none=True) if rule else {}).items() if k!='per_class'}
         pools.append(page_pool(stage/n, about, how, per_class, embed))
         if (stage/'refused'/n).is_dir(): pools.append(page_pool(stage/'refused'/n, f'refused from {n}', how, per_class, embed) | dict(name=f'{n}, refused'))
     data = dict(classes=cs, size=p.data.image_size, pools=pools, about=f'Profile {p.name}, seed {run.seed}: what the foundation {p.foundation.model!r} drew'

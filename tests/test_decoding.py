@@ -63,7 +63,8 @@ def test_every_pool_is_whole_and_says_where_its_images_come_from(run):
     assert {n:len(d) for n,d in m.items()}==dict(knn=21,inliers=6,plain=9,names=6)
     assert pd.concat(m.values()).seed.is_unique
     d = m['knn']
-    assert list(d)==['file','class','seed','source','boundary','distance','prompt','bytes','file_name']
+    assert list(d)==['file','class','seed','source','rule','boundary','distance','prompt','bytes','file_name']
+    assert {n:set(x.rule) for n,x in m.items()}==dict(knn={'knn'},inliers={'inliers'},plain={''},names={''})
     assert d.seed.tolist()==[seed_for(0,'decode','knn',c,i) for c in CLASSES for i in range(7)]
     z = load_tensors(run.stage('sampling')/'knn.safetensors')
     assert np.allclose(d.distance, z['distance'].flatten())

@@ -55,7 +55,7 @@ def test_a_reader_browses_the_run_folder(run, tmp_path):
         page.until("document.querySelector('dialog').open")
         facts = page.js("Object.fromEntries([...document.querySelectorAll('dialog tr')].map(r => [...r.children].map(c => c.textContent)))")
         row = m.loc[shown[2][2]]
-        assert facts['seed']==str(row.seed) and facts['file']==row.file and facts['prompt']==row.prompt and facts['rule: rule']=='knn' and float(facts['distance'])==pytest.approx(row.distance, rel=1e-4)
+        assert facts['seed']==str(row.seed) and facts['file']==row.file and facts['prompt']==row.prompt and facts['rule']=='knn' and facts['rule: k']=='50' and float(facts['distance'])==pytest.approx(row.distance, rel=1e-4)
         page.js("document.querySelector('#next').click()")
         assert page.js("document.querySelector('dialog img').getAttribute('src')").endswith(m.file[shown[3][2]])
         page.js("document.querySelector('#close').click()"); assert not page.js("document.querySelector('dialog').open")
