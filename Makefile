@@ -45,7 +45,7 @@ reproduce: $(READY)
 
 test: $(READY)
 	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"
-	@HF_HUB_OFFLINE=1 python -m pytest tests --cov=dream_ood --cov-report=term -ra
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile --cov=dream_ood --cov-report=term --durations=15 -ra
 
 docs: $(READY)
 	@echo "== Building the website into _docs/"
