@@ -74,14 +74,6 @@ def test_studies_of_dreams(name, runs, tmp_path):
     cells(out)
     assert (runs/f'smoke_{name}'/'tables'/f'{name}.csv').stat().st_size > 0
 
-def test_detectors_notebook(runs):
-    import pandas as pd
-    from dream_ood.evaluation import DETECTORS
-    out = runs/'executed'/'detectors.ipynb'
-    execute_notebook('nbs/paper/detectors.ipynb', out, profile=PROFILE, seeds=[0], runs=str(runs))
-    cells(out)
-    assert set(pd.read_csv(runs/'smoke'/'tables'/'detectors.csv').method) == {*DETECTORS, 'odin', 'combined'}
-
 def test_finished_stages_skip_themselves(runs):
     stage = Run.open(PROFILE, 0, runs).stage('sampling')
     before = {f: f.stat().st_mtime_ns for f in stage.folder.rglob('*.safetensors')}
