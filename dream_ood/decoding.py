@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['sampled', 'named', 'plan', 'whole', 'write_image', 'batches_of', 'missing', 'decode', 'black', 'looks_id', 'refuse',
-           'refused', 'card', 'complete', 'check_room', 'run_decoding', 'pool_images', 'real_images', 'side_by_side',
-           'outlier_pools', 'gallery', 'by_distance', 'page_image', 'page_column', 'page_pool', 'gallery_page']
+           'refused', 'pool_images', 'real_images', 'page_image', 'page_column', 'page_pool', 'gallery_page', 'card',
+           'complete', 'check_room', 'run_decoding', 'side_by_side', 'outlier_pools', 'gallery', 'by_distance']
 
 # %% ../nbs/05_decoding.ipynb #97f08f4e
 import base64,io,json,shutil
@@ -218,6 +218,83 @@ def refused(run:Run)->pd.DataFrame: # a row for each pool: images drawn, and the
         rows[n] = dict(drawn=drawn) | {w:dict(why).get(w,0)/drawn for w in ('safety checker','no outlier')}
     return pd.DataFrame(rows).T.astype(dict(drawn=int))
 
+# %% ../nbs/05_decoding.ipynb #a9fd6370
+def pool_images(
+    run:Run,
+    pool:str,
+    cls:str, # class, or noun of a pool of other names
+    n:int    # how many, evenly spread over the pool's order
+)->Tensor: # (n, 3, H, W) uint8
+    "Some images that a pool holds of a class."
+    m = pd.read_parquet(run.stage('decoding').require()/pool/'metadata.parquet')
+    files = m.file[m['class']==cls].tolist()
+    return torch.stack([read_image(run.stage('decoding')/pool/f, run.profile.data.greyscale) for f in spread(files,n)])
+
+def real_images(ds, label:int, n:int, size:int)->Tensor: # (n, 3, size, size) uint8
+    "Some real images of a class."
+    return ds.subset(spread((ds.labels==label).nonzero().flatten().tolist(), n)).pixels(size)
+
+# %% ../nbs/05_decoding.ipynb #3d3e8808
+def page_image(
+    image,       # PIL image
+    side:int=128 # pixels, at most
+)->str: # data URI
+    "A small picture inside a page."
+    image,f = image.convert('RGB'),io.BytesIO()
+    image.thumbnail((side,side))
+    image.save(f, 'WEBP', quality=80)
+    return 'data:image/webp;base64,'+base64.b64encode(f.getvalue()).decode()
+
+def page_column(v:pd.Series): # JSON: the values, or each value once and where it stands
+    "A column of a table, without saying the same thing a thousand times."
+    v = v.astype(str) if v.name=='seed' else v.astype(object).where(v.notna(), None)   # 63 bits are more than a browser's numbers hold
+    codes,values = v.factorize(use_na_sentinel=False)
+    return dict(values=values.tolist(), codes=codes.tolist()) if 2*len(values)<len(v) else v.tolist()
+
+def page_pool(
+    folder,          # of a pool
+    about:str,       # what its images are
+    rule:dict,       # its parameters
+    per_class=None,  # so many images of each class, evenly spread over their distances; none: all
+    embed=False      # the images themselves, rather than their addresses
+)->dict: # JSON; raises DreamError if the pool is not decoded
+    "A pool as the page needs it."
+    file = folder/'metadata.parquet'
+    if not file.is_file(): raise DreamError(f'There is no {nice(file)!r}: decode the pool first, with nbs/05_decoding.ipynb or `make reproduce`.')
+    m = pd.read_parquet(file)
+    if per_class: m = pd.concat([g.sort_values('distance', kind='stable').iloc[spread(list(range(len(g))), per_class)] for _,g in m.groupby('class', sort=False)])
+    def address(f): return '/'.join(map(quote, (*folder.relative_to(folder.parent.parent if folder.parent.name=='refused' else folder.parent).parts, *Path(f).parts)))
+    def inside(f):
+        with Image.open(folder/f) as i: return page_image(i)
+    m = m.drop(columns=['file_name','source'], errors='ignore')
+    columns = {k:page_column(m[k]) for k in m if m[k].notna().any()}
+    return dict(name=folder.name, about=about, rule=rule, columns=columns, src=[(inside if embed else address)(f) for f in m.file])
+
+# %% ../nbs/05_decoding.ipynb #6fcb1f98
+def gallery_page(
+    run:Run,
+    file=None,      # default: gallery.html among the decoded images
+    per_class=None, # images of each class and pool; none: all
+    real:int=12,    # training images of each class
+    embed=False     # a page that needs no other files
+)->Path: # raises DreamError if a pool is not decoded
+    "Write a page for the browser with the images of all pools and where they come from."
+    p,stage = run.profile,run.stage('decoding'); cs,train = p.data.classes,id_set(p,'train')
+    x = {c:real_images(train, i, real, p.data.image_size) for i,c in enumerate(cs)}
+    pools = [dict(name='real', about='training images', rule={}, columns={'class':page_column(pd.Series(np.repeat(cs,[len(v) for v in x.values()])))},
+                  src=[page_image(Image.fromarray(i.permute(1,2,0).numpy())) for v in x.values() for i in v])]
+    for n,q in p.decoding.pools.items():
+        rule = p.rule(n)
+        about = dict(class_names='drawn from the class names', other_names='outliers: drawn from other names').get(q.source) or ('inliers' if rule.rule=='inliers' else f'outliers by rule {rule.rule}')
+        how = {k if k=='rule' else f'rule: {k}':str(v) for k,v in (rule.model_dump(exclude_none=True) if rule else {}).items() if k!='per_class'}
+        pools.append(page_pool(stage/n, about, how, per_class, embed))
+        if (stage/'refused'/n).is_dir(): pools.append(page_pool(stage/'refused'/n, f'refused from {n}', how, per_class, embed) | dict(name=f'{n}, refused'))
+    data = dict(classes=cs, size=p.data.image_size, pools=pools, about=f'Profile {p.name}, seed {run.seed}: what the foundation {p.foundation.model!r} drew'
+                + (f', up to {per_class} images of each class and pool.' if per_class else '.') + ' Numbers are distances to the k-th neighbour in the class.')
+    page = (ASSETS/'gallery.html').read_text().replace('{{title}}', escape(f'What it dreamed: {p.name}'))
+    with atomic(file or stage/'gallery.html') as f: f.write_text(page.replace('{{data}}', json.dumps(data, separators=(',',':')).replace('<','\\u003c')))
+    return Path(file or stage/'gallery.html')
+
 # %% ../nbs/05_decoding.ipynb #d15cc333
 def card(
     run:Run,
@@ -288,22 +365,6 @@ def run_decoding(
     gallery_page(run)
     stage.finish(*(f'{n}/metadata.parquet' for n in pools))
 
-# %% ../nbs/05_decoding.ipynb #a9fd6370
-def pool_images(
-    run:Run,
-    pool:str,
-    cls:str, # class, or noun of a pool of other names
-    n:int    # how many, evenly spread over the pool's order
-)->Tensor: # (n, 3, H, W) uint8
-    "Some images that a pool holds of a class."
-    m = pd.read_parquet(run.stage('decoding').require()/pool/'metadata.parquet')
-    files = m.file[m['class']==cls].tolist()
-    return torch.stack([read_image(run.stage('decoding')/pool/f, run.profile.data.greyscale) for f in spread(files,n)])
-
-def real_images(ds, label:int, n:int, size:int)->Tensor: # (n, 3, size, size) uint8
-    "Some real images of a class."
-    return ds.subset(spread((ds.labels==label).nonzero().flatten().tolist(), n)).pixels(size)
-
 # %% ../nbs/05_decoding.ipynb #bc6396b3
 def side_by_side(
     columns:dict,       # title -> list of (n, 3, H, W) uint8 tensors, one a row
@@ -349,64 +410,3 @@ def by_distance(
     m = m[m['class']==cls].sort_values('distance', kind='stable')
     m = m.iloc[spread(list(range(len(m))), n)]
     return torch.stack([read_image(stage/pool/f, run.profile.data.greyscale) for f in m.file]), m.distance.tolist()
-
-# %% ../nbs/05_decoding.ipynb #3d3e8808
-def page_image(
-    image,       # PIL image
-    side:int=128 # pixels, at most
-)->str: # data URI
-    "A small picture inside a page."
-    image,f = image.convert('RGB'),io.BytesIO()
-    image.thumbnail((side,side))
-    image.save(f, 'WEBP', quality=80)
-    return 'data:image/webp;base64,'+base64.b64encode(f.getvalue()).decode()
-
-def page_column(v:pd.Series): # JSON: the values, or each value once and where it stands
-    "A column of a table, without saying the same thing a thousand times."
-    v = v.astype(str) if v.name=='seed' else v.astype(object).where(v.notna(), None)   # 63 bits are more than a browser's numbers hold
-    codes,values = v.factorize(use_na_sentinel=False)
-    return dict(values=values.tolist(), codes=codes.tolist()) if 2*len(values)<len(v) else v.tolist()
-
-def page_pool(
-    folder,          # of a pool
-    about:str,       # what its images are
-    rule:dict,       # its parameters
-    per_class=None,  # so many images of each class, evenly spread over their distances; none: all
-    embed=False      # the images themselves, rather than their addresses
-)->dict: # JSON; raises DreamError if the pool is not decoded
-    "A pool as the page needs it."
-    file = folder/'metadata.parquet'
-    if not file.is_file(): raise DreamError(f'There is no {nice(file)!r}: decode the pool first, with nbs/05_decoding.ipynb or `make reproduce`.')
-    m = pd.read_parquet(file)
-    if per_class: m = pd.concat([g.sort_values('distance', kind='stable').iloc[spread(list(range(len(g))), per_class)] for _,g in m.groupby('class', sort=False)])
-    def address(f): return '/'.join(map(quote, (*folder.relative_to(folder.parent.parent if folder.parent.name=='refused' else folder.parent).parts, *Path(f).parts)))
-    def inside(f):
-        with Image.open(folder/f) as i: return page_image(i)
-    m = m.drop(columns=['file_name','source'], errors='ignore')
-    columns = {k:page_column(m[k]) for k in m if m[k].notna().any()}
-    return dict(name=folder.name, about=about, rule=rule, columns=columns, src=[(inside if embed else address)(f) for f in m.file])
-
-# %% ../nbs/05_decoding.ipynb #6fcb1f98
-def gallery_page(
-    run:Run,
-    file=None,      # default: gallery.html among the decoded images
-    per_class=None, # images of each class and pool; none: all
-    real:int=12,    # training images of each class
-    embed=False     # a page that needs no other files
-)->Path: # raises DreamError if a pool is not decoded
-    "Write a page for the browser with the images of all pools and where they come from."
-    p,stage = run.profile,run.stage('decoding'); cs,train = p.data.classes,id_set(p,'train')
-    x = {c:real_images(train, i, real, p.data.image_size) for i,c in enumerate(cs)}
-    pools = [dict(name='real', about='training images', rule={}, columns={'class':page_column(pd.Series(np.repeat(cs,[len(v) for v in x.values()])))},
-                  src=[page_image(Image.fromarray(i.permute(1,2,0).numpy())) for v in x.values() for i in v])]
-    for n,q in p.decoding.pools.items():
-        rule = p.rule(n)
-        about = dict(class_names='drawn from the class names', other_names='outliers: drawn from other names').get(q.source) or ('inliers' if rule.rule=='inliers' else f'outliers by rule {rule.rule}')
-        how = {k if k=='rule' else f'rule: {k}':str(v) for k,v in (rule.model_dump(exclude_none=True) if rule else {}).items() if k!='per_class'}
-        pools.append(page_pool(stage/n, about, how, per_class, embed))
-        if (stage/'refused'/n).is_dir(): pools.append(page_pool(stage/'refused'/n, f'refused from {n}', how, per_class, embed) | dict(name=f'{n}, refused'))
-    data = dict(classes=cs, size=p.data.image_size, pools=pools, about=f'Profile {p.name}, seed {run.seed}: what the foundation {p.foundation.model!r} drew'
-                + (f', up to {per_class} images of each class and pool.' if per_class else '.') + ' Numbers are distances to the k-th neighbour in the class.')
-    page = (ASSETS/'gallery.html').read_text().replace('{{title}}', escape(f'What it dreamed: {p.name}'))
-    with atomic(file or stage/'gallery.html') as f: f.write_text(page.replace('{{data}}', json.dumps(data, separators=(',',':')).replace('<','\\u003c')))
-    return Path(file or stage/'gallery.html')
