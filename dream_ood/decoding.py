@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['sampled', 'named', 'plan', 'whole', 'write_image', 'batches_of', 'missing', 'decode', 'black', 'looks_id', 'refuse',
-           'refused', 'pool_images', 'real_images', 'page_image', 'page_column', 'page_pool', 'gallery_page', 'card',
-           'complete', 'check_room', 'run_decoding', 'side_by_side', 'outlier_pools', 'gallery', 'by_distance']
+           'take_back', 'refused', 'real_images', 'page_image', 'page_column', 'page_pool', 'gallery_data',
+           'write_gallery', 'gallery_page', 'card', 'complete', 'check_room', 'run_decoding', 'pool_images',
+           'side_by_side', 'outlier_pools', 'gallery', 'by_distance']
 
 # %% ../nbs/05_decoding.ipynb #97f08f4e
-import base64,io,json,shutil
+import base64,io,json,os,shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -24,6 +26,7 @@ from .runs import ASSETS,DreamError,OutlierFilter,Profile,Run,atomic,image_grid,
 from .data import ImageSet,id_set,read_image
 from .foundation import checked,draw,encode_empty,load_foundation,spread,use_solver
 from .latent_space import embed,load_embeddings,load_encoder
+from .sampling import kth_distance,own_distance
 
 # %% ../nbs/05_decoding.ipynb #dae8e0c8
 def sampled(
@@ -166,7 +169,6 @@ def looks_id(
     how:OutlierFilter
 )->pd.DataFrame: # a row for each: class predicted, confidence in it, k-NN distance to it, and `inside`: it looks like the class
     "What the encoder makes of pictures."
-    from dream_ood.sampling import kth_distance,own_distance   # slow to import, and few need it here
     p = run.profile; cs = p.data.classes
     encoder,anchors = load_encoder(run)
     z,_ = embed(encoder, ImageSet('dreams', files, [-1]*len(files), cs, greyscale=p.data.greyscale), p)
@@ -186,12 +188,12 @@ def refuse(
     pool:str,
     df:pd.DataFrame # its plan, all drawn
 )->pd.DataFrame: # the rows that stay; raises DreamError if none would
-    "Move to decoding/refused/<pool> what the safety checker or the pool's filter objects to."
+    "Move to decoding/refused/<pool> what is black, unless the profile has turned the safety checker off, and what the pool's filter takes for a class."
     stage,how = run.stage('decoding'),run.profile.decoding.pools[pool].refuse
     files = [stage/pool/f for f in df.file]
     with ThreadPoolExecutor(8) as threads: flagged = np.array(list(threads.map(black, files)))
     if run.profile.decoding.safety_checker is False: flagged[:] = False
-    why = np.where(flagged, 'safety checker', '')
+    why = np.where(flagged, 'black', '')
     if how:
         seen = looks_id(run, files, how)
         df,why = df.join(seen.drop(columns='inside')),np.where((why=='')&seen.inside, 'no outlier', why)
@@ -208,6 +210,17 @@ def refuse(
     print(f'{pool}: {said}')
     return df[why==''].reset_index(drop=True)
 
+def take_back(
+    run:Run,
+    pool:str
+):
+    "Undo `refuse`: it decides anew, and what is drawn need not be drawn again."
+    stage = run.stage('decoding')
+    for f in (stage/'refused'/pool).glob('*/[!.]*.png'):
+        back = stage/pool/f.parent.name/f.name
+        back.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError): f.replace(back)   # another shard was faster
+
 def refused(run:Run)->pd.DataFrame: # a row for each pool: images drawn, and the share refused for each reason
     "How much of each pool was set aside."
     stage,rows = run.stage('decoding').require(),{}
@@ -215,26 +228,14 @@ def refused(run:Run)->pd.DataFrame: # a row for each pool: images drawn, and the
         kept,out = len(pd.read_parquet(stage/n/'metadata.parquet', columns=['file'])),stage/'refused'/n/'metadata.parquet'
         why = pd.read_parquet(out, columns=['why']).why.value_counts() if out.exists() else {}
         drawn = kept+sum(dict(why).values())
-        rows[n] = dict(drawn=drawn) | {w:dict(why).get(w,0)/drawn for w in ('safety checker','no outlier')}
+        rows[n] = dict(drawn=drawn) | {w:dict(why).get(w,0)/drawn for w in ('black','no outlier')}
     return pd.DataFrame(rows).T.astype(dict(drawn=int))
 
-# %% ../nbs/05_decoding.ipynb #a9fd6370
-def pool_images(
-    run:Run,
-    pool:str,
-    cls:str, # class, or noun of a pool of other names
-    n:int    # how many, evenly spread over the pool's order
-)->Tensor: # (n, 3, H, W) uint8
-    "Some images that a pool holds of a class."
-    m = pd.read_parquet(run.stage('decoding').require()/pool/'metadata.parquet')
-    files = m.file[m['class']==cls].tolist()
-    return torch.stack([read_image(run.stage('decoding')/pool/f, run.profile.data.greyscale) for f in spread(files,n)])
-
+# %% ../nbs/05_decoding.ipynb #3d3e8808
 def real_images(ds, label:int, n:int, size:int)->Tensor: # (n, 3, size, size) uint8
     "Some real images of a class."
     return ds.subset(spread((ds.labels==label).nonzero().flatten().tolist(), n)).pixels(size)
 
-# %% ../nbs/05_decoding.ipynb #3d3e8808
 def page_image(
     image,       # PIL image
     side:int=128 # pixels, at most
@@ -252,48 +253,54 @@ def page_column(v:pd.Series): # JSON: the values, or each value once and where i
     return dict(values=values.tolist(), codes=codes.tolist()) if 2*len(values)<len(v) else v.tolist()
 
 def page_pool(
-    folder,          # of a pool
-    about:str,       # what its images are
-    rule:dict,       # its parameters
-    per_class=None,  # so many images of each class, evenly spread over their distances; none: all
-    embed=False      # the images themselves, rather than their addresses
+    folder,         # of a pool
+    page=None,      # file that will refer to the images; none: they are put inside
+    per_class=None  # so many images of each class, evenly spread over their distances; none: all
 )->dict: # JSON; raises DreamError if the pool is not decoded
     "A pool as the page needs it."
     file = folder/'metadata.parquet'
     if not file.is_file(): raise DreamError(f'There is no {nice(file)!r}: decode the pool first, with nbs/05_decoding.ipynb or `make reproduce`.')
-    m = pd.read_parquet(file)
-    if per_class: m = pd.concat([g.sort_values('distance', kind='stable').iloc[spread(list(range(len(g))), per_class)] for _,g in m.groupby('class', sort=False)])
-    def address(f): return '/'.join(map(quote, (*folder.relative_to(folder.parent.parent if folder.parent.name=='refused' else folder.parent).parts, *Path(f).parts)))
+    m = pd.read_parquet(file).drop(columns=['file_name','source'], errors='ignore')
+    if per_class: m = pd.concat([g.sort_values('distance', kind='stable').iloc[spread(range(len(g)), per_class)] for _,g in m.groupby('class', sort=False)])
     def inside(f):
         with Image.open(folder/f) as i: return page_image(i)
-    m = m.drop(columns=['file_name','source'], errors='ignore')
-    columns = {k:page_column(m[k]) for k in m if m[k].notna().any()}
-    return dict(name=folder.name, about=about, rule=rule, columns=columns, src=[(inside if embed else address)(f) for f in m.file])
+    src = [quote(Path(os.path.relpath(folder/f, page.parent)).as_posix()) if page else inside(f) for f in m.file]
+    return dict(columns={k:page_column(m[k]) for k in m if m[k].notna().any()}, src=src)
 
 # %% ../nbs/05_decoding.ipynb #6fcb1f98
-def gallery_page(
+def gallery_data(
     run:Run,
-    file=None,      # default: gallery.html among the decoded images
+    page=None,      # file that will refer to the images; none: they are put inside
     per_class=None, # images of each class and pool; none: all
-    real:int=12,    # training images of each class
-    embed=False     # a page that needs no other files
-)->Path: # raises DreamError if a pool is not decoded
-    "Write a page for the browser with the images of all pools and where they come from."
+    real:int=12     # training images of each class
+)->dict: # JSON; raises DreamError if a pool is not decoded
+    "What the page shows: images of all pools and where they come from."
     p,stage = run.profile,run.stage('decoding'); cs,train = p.data.classes,id_set(p,'train')
-    x = {c:real_images(train, i, real, p.data.image_size) for i,c in enumerate(cs)}
-    pools = [dict(name='real', about='training images', rule={}, columns={'class':page_column(pd.Series(np.repeat(cs,[len(v) for v in x.values()])))},
-                  src=[page_image(Image.fromarray(i.permute(1,2,0).numpy())) for v in x.values() for i in v])]
+    x = [real_images(train, i, real, p.data.image_size) for i in range(len(cs))]
+    pools = [dict(name='real', about='training images', rule={}, columns={'class':page_column(pd.Series(np.repeat(cs,[*map(len,x)])))},
+                  src=[page_image(Image.fromarray(i.permute(1,2,0).numpy())) for i in torch.cat(x)])]
     for n,q in p.decoding.pools.items():
         rule = p.rule(n)
         about = dict(class_names='drawn from the class names', other_names='outliers: drawn from other names').get(q.source) or ('inliers' if rule.rule=='inliers' else f'outliers by rule {rule.rule}')
         how = {k if k=='rule' else f'rule: {k}':str(v) for k,v in (rule.model_dump(exclude_none=True) if rule else {}).items() if k!='per_class'}
-        pools.append(page_pool(stage/n, about, how, per_class, embed))
-        if (stage/'refused'/n).is_dir(): pools.append(page_pool(stage/'refused'/n, f'refused from {n}', how, per_class, embed) | dict(name=f'{n}, refused'))
-    data = dict(classes=cs, size=p.data.image_size, pools=pools, about=f'Profile {p.name}, seed {run.seed}: what the foundation {p.foundation.model!r} drew'
+        pools.append(dict(name=n, about=about, rule=how, **page_pool(stage/n, page, per_class)))
+        if (aside := stage/'refused'/n).is_dir(): pools.append(dict(name=f'{n}, refused', about=f'set aside from {n}', rule=how, **page_pool(aside, page, per_class)))
+    return dict(title=f'What it dreamed: {p.name}', classes=cs, size=p.data.image_size, pools=pools, about=f'Profile {p.name}, seed {run.seed}: what the foundation {p.foundation.model!r} drew'
                 + (f', up to {per_class} images of each class and pool.' if per_class else '.') + ' Numbers are distances to the k-th neighbour in the class.')
-    page = (ASSETS/'gallery.html').read_text().replace('{{title}}', escape(f'What it dreamed: {p.name}'))
-    with atomic(file or stage/'gallery.html') as f: f.write_text(page.replace('{{data}}', json.dumps(data, separators=(',',':')).replace('<','\\u003c')))
-    return Path(file or stage/'gallery.html')
+
+def write_gallery(
+    file,     # HTML
+    data:dict # from `gallery_data`
+):
+    "Put data into the page."
+    page = (ASSETS/'gallery.html').read_text().replace('{{title}}', escape(data['title']))
+    with atomic(file) as f: f.write_text(page.replace('{{data}}', json.dumps(data, separators=(',',':')).replace('<','\\u003c')))
+
+def gallery_page(run:Run)->Path: # raises DreamError if a pool is not decoded
+    "Write decoding/gallery.html, which shows all images of the run from where they lie."
+    page = run.stage('decoding')/'gallery.html'
+    write_gallery(page, gallery_data(run, page))
+    return page
 
 # %% ../nbs/05_decoding.ipynb #d15cc333
 def card(
@@ -352,11 +359,14 @@ def run_decoding(
     plans,lost = {n:plan(run,n) for n in pools},{}
     batches = batches_of({n:df for n,(df,_) in plans.items()}, run.profile.decoding.batch_size, shard or 0, 1 if shard is None else shards)
     for n,(df,_) in plans.items():
+        take_back(run, n)
         own = [i for rows in batches[n] for i in rows]
         lost[n] = {own[i] for i in missing(df.iloc[own], stage/n)}
     check_room(stage.folder, sum(map(len,lost.values())), run.profile)
     pipe = load_foundation(run.profile, run.device) if any(lost.values()) else None
-    for n,(df,what) in plans.items(): decode(run, pipe, df, what, stage/n, f'decoding {n}', batches[n], lost[n], run.profile.for_pool(n))
+    recipes = {n:run.profile.for_pool(n) for n in pools}
+    if pipe: [use_solver(pipe, r.decoding.scheduler) for r in recipes.values()]   # refuses an impossible one before anything is drawn
+    for n,(df,what) in plans.items(): decode(run, pipe, df, what, stage/n, f'decoding {n}', batches[n], lost[n], recipes[n])
     if shard is not None: return
     for n,(df,_) in plans.items():
         kept = refuse(run, n, df)
@@ -364,6 +374,18 @@ def run_decoding(
         save_table(stage/n/'metadata.parquet', kept.assign(bytes=[(stage/n/f).stat().st_size for f in kept.file], file_name=kept.file))
     gallery_page(run)
     stage.finish(*(f'{n}/metadata.parquet' for n in pools))
+
+# %% ../nbs/05_decoding.ipynb #a9fd6370
+def pool_images(
+    run:Run,
+    pool:str,
+    cls:str, # class, or noun of a pool of other names
+    n:int    # how many, evenly spread over the pool's order
+)->Tensor: # (n, 3, H, W) uint8
+    "Some images that a pool holds of a class."
+    m = pd.read_parquet(run.stage('decoding').require()/pool/'metadata.parquet')
+    files = m.file[m['class']==cls].tolist()
+    return torch.stack([read_image(run.stage('decoding')/pool/f, run.profile.data.greyscale) for f in spread(files,n)])
 
 # %% ../nbs/05_decoding.ipynb #bc6396b3
 def side_by_side(

@@ -97,15 +97,15 @@ def load_foundation(
     revision:str|None=None, # of a hub model; a profile brings its own
 )->DiffusionPipeline: # Stable Diffusion 1.x, 2.x or XL, or one distilled from them; raises DreamError if it is missing, damaged or of another kind
     "Load a text-to-image model, with a deterministic solver (unless it was distilled for its own) and its safety checker, if it has one and the profile does not turn it off."
-    solver,checked,compiled = None,True,False
+    solver,safe,compiled = None,True,False
     if isinstance(model,Profile):
-        how,solver,checked,compiled = model.foundation,model.decoding.scheduler,model.decoding.safety_checker is not False,model.decoding.compile
+        how,solver,safe,compiled = model.foundation,model.decoding.scheduler,model.decoding.safety_checker is not False,model.decoding.compile
         model,dtype,revision = how.model,how.dtype,how.revision
     source = model_source(str(model))
     diffusers.utils.logging.disable_progress_bar(); transformers.utils.logging.disable_progress_bar()
     try:
         kind = DiffusionPipeline.load_config(source, revision=revision).get('_class_name','')
-        extra = {} if 'XL' in kind else dict(requires_safety_checker=False) if checked else dict(safety_checker=None, requires_safety_checker=False)
+        extra = {} if 'XL' in kind else dict(requires_safety_checker=False) if safe else dict(safety_checker=None, requires_safety_checker=False)
         pipe = DiffusionPipeline.from_pretrained(source, revision=revision, dtype=getattr(torch,dtype), **extra)
     except Exception as e:
         raise DreamError(f'foundation.model {str(model)!r} could not be loaded ({" ".join(str(e).split())[:200]}): check the name, the network and the files.') from e
@@ -275,6 +275,7 @@ def encode(
     z = checked(what, pipe.text_encoder.get_input_embeddings().weight.shape[1])
     with replaced_token(pipe, z, position): return encode_ids(pipe, ids)
 
+# %% ../nbs/02_foundation.ipynb #bf5109e7
 def empty_ids(tok)->list[int]: return [tok.bos_token_id,tok.eos_token_id]+[tok.pad_token_id]*(tok.model_max_length-2)
 
 def encode_empty(pipe)->Tensor: # (1, L, d_text); of a Stable Diffusion XL as `conditions` gives it

@@ -229,10 +229,12 @@ def test_what_is_no_outlier_is_set_aside(settings, tmp_path, monkeypatch, capsys
     assert (len(kept),len(out))==(12,9) and set(out.why)=={'no outlier'} and set(out.file).isdisjoint(kept.file)
     for f,m in ((folder,kept),(aside,out)): assert sorted(m.file)==sorted(str(x.relative_to(f)) for x in f.glob('*/*.png'))
     assert ImageFolder(str(folder)).classes==['coat','shirt'] and len(pool_set(folder, run.profile))==12      # no training sees the others
-    assert refused(run).loc['knn'].to_dict()=={'drawn':21,'safety checker':0,'no outlier':9/21}
+    assert refused(run).loc['knn'].to_dict()=={'drawn':21,'black':0,'no outlier':9/21}
     assert '12 images (of 21; the others were refused)' in (folder/'README.md').read_text()
-    before = images(run); (folder/kept.file[3]).unlink(); run_decoding(run)                                    # a lost image is drawn again, the refused ones stay aside
-    assert images(run)==before
+    before,drawn,write = images(run),[],decoding.write_image
+    monkeypatch.setattr(decoding, 'write_image', lambda f,*args: (drawn.append(f),write(f,*args)))
+    (folder/kept.file[3]).unlink(); run_decoding(run)
+    assert images(run)==before and drawn==[folder/kept.file[3]]                                               # of what was drawn, refused or not, nothing is drawn again
     ids[:] = range(21)
     (folder/kept.file[3]).unlink()
     with pytest.raises(DreamError, match='knn: 21 of 21 images refused .21 no outlier., which leaves none'): run_decoding(run)
@@ -268,7 +270,7 @@ def test_the_safety_checker_of_a_foundation_is_used_unless_turned_off(settings, 
     pipe = StableDiffusionPipeline(**tiny.components|dict(safety_checker=strict, feature_extractor=CLIPImageProcessor(size=32,crop_size=32)))
     pipe.save_pretrained(tmp_path/'model')
     def profile(**decoding): return Profile(**settings|dict(foundation=settings['foundation']|dict(model=str(tmp_path/'model')), decoding=settings['decoding']|decoding))
-    with pytest.raises(DreamError, match='21 of 21 images refused .21 safety checker.'): run_decoding(prepared(profile(), tmp_path/'a'))
+    with pytest.raises(DreamError, match='21 of 21 images refused .21 black.'): run_decoding(prepared(profile(), tmp_path/'a'))
     run = prepared(profile(safety_checker=False), tmp_path/'b')
     run_decoding(run)
     assert len(images(run))==42 and not (run.stage('decoding')/'refused').exists()
@@ -278,7 +280,7 @@ def test_a_black_picture_is_set_aside(run):
     run_decoding(run)
     for i in (2,9): Image.new('L', (32,32)).save(run.stage('decoding')/'knn'/df.file[i])
     Image.fromarray(np.eye(32,dtype=np.uint8)).save(run.stage('decoding')/'knn'/df.file[4])   # nearly black
-    assert len(refuse(run,'knn',df))==19 and pd.read_parquet(run.stage('decoding')/'refused'/'knn'/'metadata.parquet').why.tolist()==['safety checker']*2
+    assert len(refuse(run,'knn',df))==19 and pd.read_parquet(run.stage('decoding')/'refused'/'knn'/'metadata.parquet').why.tolist()==['black']*2
 
 def test_too_little_disk_is_said_before_anything_is_drawn(run, monkeypatch):
     from collections import namedtuple

@@ -3,7 +3,7 @@ import numpy as np,pandas as pd,pytest,shutil
 from PIL import Image
 from browser import browser
 from conftest import tiny_profile
-from dream_ood.decoding import gallery_page
+from dream_ood.decoding import gallery_data,gallery_page,write_gallery
 from dream_ood.runs import DreamError,Run,save_table
 
 SHOWN = "[...document.querySelectorAll('figure button')].map(b => [b.dataset.group, b.dataset.pool, +b.dataset.index])"
@@ -32,14 +32,14 @@ def run(foundation, tmp_path_factory):
 def test_a_reader_browses_the_run_folder(run, tmp_path):
     m = pd.read_parquet(run.stage('decoding')/'knn'/'metadata.parquet')
     with browser(tmp_path/'profile') as page:
-        page.open(gallery_page(run, real=3).as_uri())
+        page.open(gallery_page(run).as_uri())
         assert page.js(LOADED)
         shown = page.js(SHOWN)
         assert {g for g,_,_ in shown}=={*run.profile.data.classes,'other names'} and {p for _,p,_ in shown}=={'real','knn','knn, refused','inliers','names'}
         for c in ('boot','other names'):                                                  # by class
             page.js(f"[...document.querySelectorAll('#classes button')].find(b => b.textContent=='{c}').click()")
             page.until(f"document.querySelectorAll('section').length==1 && document.querySelector('h2').textContent=='{c}'")
-            assert {g for g,_,_ in page.js(SHOWN)}=={c} and len(page.js(SHOWN))==(3 if c=='other names' else 3+30+2+4)
+            assert {g for g,_,_ in page.js(SHOWN)}=={c} and len(page.js(SHOWN))==(3 if c=='other names' else 8+30+2+4)
         assert page.js("document.querySelectorAll('main b').length")==0                   # a name is text, whatever it holds
         page.js("history.go(-1)"); page.until("document.querySelector('h2').textContent=='boot'")
         for off in ('real','inliers','names','knn, refused'):                             # by pool
@@ -63,13 +63,13 @@ def test_a_reader_browses_the_run_folder(run, tmp_path):
 
 def test_more_images_on_demand(run, tmp_path):
     with browser(tmp_path/'profile') as page:
-        page.open(gallery_page(run, real=3).as_uri())
+        page.open(gallery_page(run).as_uri())
         before = len(page.js(SHOWN)); page.js("document.querySelector('.more').click()")
         assert len(page.js(SHOWN))==before+6 and page.js("document.querySelector('#count').textContent")==f'{before+6} images shown'
 
 def test_an_embedded_page_stands_alone(run, tmp_path):
     moved = tmp_path/'elsewhere'/'page.html'
-    gallery_page(run, moved, per_class=2, real=2, embed=True)
+    write_gallery(moved, gallery_data(run, per_class=2, real=2))
     with browser(tmp_path/'profile') as page:
         page.open(moved.as_uri()+'#class=coat&without=real')
         assert page.js(LOADED.replace('> 9','> 5'))

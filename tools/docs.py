@@ -40,6 +40,8 @@ def dress(proc):
 
 def site():
     "Build the website into _docs/: Quarto renders it where it is installed, smalldocs elsewhere, both from _quarto.yml."
+    from dream_ood.decoding import write_gallery   # slow to import, and README.md needs it not
+    from dream_ood.runs import load_json
     proc, docs = proc_nbs(force=True), ROOT/'_docs'
     drop_numbers(proc)
     dress(proc)
@@ -48,7 +50,7 @@ def site():
     if code := subprocess.run(command, cwd=proc).returncode: return code
     shutil.rmtree(docs, ignore_errors=True)
     shutil.move(proc/'_docs', docs)
-    for page in (ROOT/'nbs').glob('*.html'): shutil.copy(page, docs)   # pages that stand alone
+    write_gallery(docs/'gallery.html', load_json(ROOT/'nbs'/'paper'/'recorded'/'gallery.json'))
     pages = sorted(docs.rglob('*.html'))
     print(f'{len(pages)} pages: open {docs.relative_to(ROOT)}/index.html')
     return 0

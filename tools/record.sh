@@ -7,9 +7,9 @@ export TQDM_DISABLE=1 PYTHONWARNINGS=ignore   # progress bars and warnings of th
 mkdir -p nbs/paper/recorded
 cp "$runs"/mini/tables/table1.csv "$runs"/mini/tables/summary.md "$runs"/mini/figures/table1.png "$runs"/mini/figures/gallery.png nbs/paper/recorded/
 python -c "
-from dream_ood.decoding import gallery_page
-from dream_ood.runs import Run,load_profile
-gallery_page(Run(load_profile('profiles/mini.yaml'), 0, '$runs'), 'nbs/gallery.html', per_class=8, real=8, embed=True)"
+from dream_ood.decoding import gallery_data
+from dream_ood.runs import Run,load_profile,save_json
+save_json('nbs/paper/recorded/gallery.json', gallery_data(Run(load_profile('profiles/mini.yaml'), 0, '$runs'), per_class=8, real=8))"
 for notebook in nbs/0*.ipynb nbs/paper/table1.ipynb nbs/index.ipynb; do
   jupyter nbconvert --to notebook --execute --inplace --log-level=WARN "$notebook"
 done
