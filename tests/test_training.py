@@ -143,3 +143,72 @@ def test_more_real_images_than_there_are_is_one_sentence(trained):
 def test_one_repeat_gives_no_interval():
     a = pd.DataFrame([dict(condition=c,repeat=0,seed=0,accuracy=v) for c,v in dict(real=.5,more=.6).items()])
     assert np.isnan(gains(a).loc['more','low']) and 'One repeat' in verdict(gains(a),'more')
+
+# outliers made while training
+
+def gaussian_queue(classes=3, size=400, width=5):
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(classes,size,width,generator=g)@torch.randn(width,width,generator=g) + 6*torch.randn(classes,1,width,generator=g)
+
+def test_vos_keeps_the_least_likely():
+    from scipy.stats import multivariate_normal
+    queue = gaussian_queue()
+    centred = (queue-queue.mean(1,keepdim=True)).flatten(0,1)
+    cov = (centred.T@centred/len(centred)+1e-4*torch.eye(5)).numpy().astype(float)
+    kept = vos_outliers(queue, 20, 0, candidates=4000)
+    assert kept.shape==(3,20,5) and kept.equal(vos_outliers(queue,20,0,candidates=4000)) and not kept.equal(vos_outliers(queue,20,1,candidates=4000))
+    for c in range(3):
+        normal = multivariate_normal(queue[c].mean(0).numpy().astype(float), cov)
+        others = normal.logpdf(normal.rvs(4000, random_state=0))
+        assert np.mean(others < normal.logpdf(kept[c].numpy().astype(float)).max()) < .015   # 20 of 4000 are 0.5%
+    spread = vos_outliers(queue, 2000, 0, candidates=2000)[0]-queue[0].mean(0)                 # all draws: the Gaussian itself
+    assert np.allclose(np.cov(spread.numpy().T), cov, atol=.15*np.abs(cov).max())
+
+def test_npos_keeps_the_farthest():
+    queue = gaussian_queue()
+    def kth(x): return torch.cdist(x,queue).kthvalue(30,dim=2).values
+    few,many = (npos_outliers(queue, n, 0, k=30, select=10, candidates=20) for n in (20,200))
+    assert (kth(few).min(1).values >= kth(many).topk(20,dim=1).values.min(1).values-1e-4).all()  # the farthest of all candidates
+    assert (kth(few).min(1).values > kth(queue).median(1).values).all()
+
+@pytest.mark.parametrize('kind', ['mixup','cutmix'])
+def test_mixed_outliers_are_two_classes_in_one(kind):
+    y = torch.arange(64)%4
+    x = (y+1.)[:,None,None,None].expand(-1,3,16,16).clone()           # class c is all c+1
+    out = training.Mixed(kind, 20, 4, 0)(x, y)
+    assert 0<len(out)<=20
+    if kind=='cutmix': assert all(len(i.unique())==2 for i in out)
+    else: assert all((i==i[0,0,0]).all() for i in out) and all(1<float(i[0,0,0])<4 for i in out)
+    same = torch.zeros(64).long()
+    assert len(training.Mixed(kind, 20, 4, 0)(x, same))==0            # one class alone: nothing is between
+
+def test_the_queue_holds_the_latest_features():
+    v = training.Virtual('vos', 6, 2, 0, width=3, size=4)
+    for i in range(3): v.push(torch.full((2,3),float(i)), torch.tensor([0,0]))
+    assert sorted(v.queue[0,:,0].tolist())==[1,1,2,2] and (v.queue[1]==0).all()
+    v.push(torch.arange(30.).reshape(10,3), torch.ones(10).long())    # more than the queue holds: the last four
+    assert sorted(v.queue[1,:,0].tolist())==[18,21,24,27]
+
+@pytest.mark.parametrize('kind', ['mixup','vos','npos'])
+def test_made_outliers_train_and_go_on_where_they_were(trained, tmp_path, monkeypatch, kind):
+    t = trained.profile.training.model_dump()
+    t['contenders'] = dict(plain={}, made=dict(start='plain',outliers=kind)); t['finetune'] |= dict(steps=20, batch_size=16)
+    profile = trained.profile.model_copy(update=dict(training=type(trained.profile.training)(**t)))
+    runs,real,legs = [with_dreams(Run.open(profile, 0, tmp_path/n)) for n in ('whole','cut')],training.train_leg,[]
+    run_training(runs[0])
+    def power_cut(*args):
+        legs.append(1)
+        if len(legs)==12: raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(training, 'train_leg', power_cut)
+    with pytest.raises(KeyboardInterrupt): run_training(runs[1])
+    assert (runs[1].stage('training')/'made.checkpoint.pt').exists()
+    run_training(runs[1])
+    a,b = (load_tensors(r.stage('training')/'made.safetensors') for r in runs)
+    assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-4) for k in a)
+    assert (history(runs[0],'made').l_ood>0).all()
+
+def test_made_outliers_are_named_alone(trained):
+    d = trained.profile.model_dump()
+    with pytest.raises(ValueError, match='vos'): Profile(**d|dict(training=d['training']|dict(contenders=dict(plain={}, x=dict(start='plain',outliers='vos+knn')))))
+    with pytest.raises(ValueError, match='kept for outliers made'): Profile(**d|dict(decoding=d['decoding']|dict(pools=d['decoding']['pools']|dict(vos=dict(source='class_names',per_class=2)))))
