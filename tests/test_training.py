@@ -198,7 +198,7 @@ def test_made_outliers_train_and_go_on_where_they_were(trained, tmp_path, monkey
     run_training(runs[0])
     def power_cut(*args):
         legs.append(1)
-        if len(legs)==12: raise KeyboardInterrupt
+        if len(legs)==5: raise KeyboardInterrupt
         return real(*args)
     monkeypatch.setattr(training, 'train_leg', power_cut)
     with pytest.raises(KeyboardInterrupt): run_training(runs[1])
