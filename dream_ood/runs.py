@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'Scheduler', 'MADE', 'STAGES', 'NOTEBOOKS', 'ASSETS', 'DEEP',
            'DreamError', 'Section', 'optional', 'Source', 'OODSource', 'Data', 'Foundation', 'LatentSpace', 'Pool',
-           'Sampling', 'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune', 'Contender', 'Training', 'DreamID',
-           'Method', 'Evaluation', 'Profile', 'find_root', 'resolve', 'nice', 'load_profile', 'seed_for', 'atomic',
-           'save_tensors', 'load_tensors', 'save_json', 'load_json', 'save_table', 'sha256', 'provenance', 'Stage',
-           'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid', 'main']
+           'Sampling', 'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune', 'OwnFinetune', 'Contender', 'Training',
+           'DreamID', 'Method', 'Evaluation', 'Profile', 'find_root', 'resolve', 'nice', 'load_profile', 'seed_for',
+           'atomic', 'save_tensors', 'load_tensors', 'save_json', 'load_json', 'save_table', 'sha256', 'provenance',
+           'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid', 'main']
 
 # %% ../nbs/00_runs.ipynb #b7527fd1
 import errno,hashlib,json,os,platform,shutil,sys,time
@@ -170,6 +170,13 @@ class Finetune(Section):
     vae_fraction: Fraction = 0.0                   # share of ID images passed through the foundation's VAE
     freeze_bn: bool = False                        # keep the statistics of batch normalisation as they were
 
+class OwnFinetune(Section):
+    "What a contender's fine-tuning has of its own; default: the section's."
+    steps: Positive|None = optional()
+    lr: PositiveFloat|None = optional()
+    outlier_batch_size: Positive|None = optional()
+    vae_fraction: Fraction|None = optional()
+
 MADE = ('mixup','cutmix','vos','npos')            # outliers made while training, from the batch itself
 
 class Contender(Section):
@@ -178,6 +185,7 @@ class Contender(Section):
     outliers: str|None = None                      # a decoded pool, or 'wide' for real images; several joined by +, e.g. drift+names; or one of MADE
     beta: NonNegative|None = None                  # its own β; default: training.beta
     phi: Literal['mlp','linear','monotone']|None = None # its own φ; default: training.phi
+    finetune: OwnFinetune|None = optional()        # its own schedule: no longer on equal terms with the others
 
 # %% ../nbs/00_runs.ipynb #10571b96
 class Training(Section):

@@ -334,7 +334,8 @@ def make_plan(
     n:int      # training images
 )->Plan:
     "The plan of a contender: from scratch for all epochs, or a fine-tuning."
-    t,f = run.profile.training,run.profile.training.finetune
+    t,own = run.profile.training,contender.finetune
+    f = t.finetune.model_copy(update=own.model_dump(exclude_none=True) if own else {})
     if contender.start:
         size = min(f.batch_size, n)
         return Plan('finetune', f.steps, size, n//size, f.lr, False, f.outlier_batch_size, round(f.vae_fraction*size), f.freeze_bn)

@@ -212,3 +212,10 @@ def test_made_outliers_are_named_alone(trained):
     d = trained.profile.model_dump()
     with pytest.raises(ValueError, match='vos'): Profile(**d|dict(training=d['training']|dict(contenders=dict(plain={}, x=dict(start='plain',outliers='vos+knn')))))
     with pytest.raises(ValueError, match='kept for outliers made'): Profile(**d|dict(decoding=d['decoding']|dict(pools=d['decoding']['pools']|dict(vos=dict(source='class_names',per_class=2)))))
+
+def test_a_contender_can_have_its_own_schedule(trained):
+    def of(**own): return make_plan(trained, Contender(start='cross_entropy', finetune=own or None), 500)
+    assert of(steps=7).steps == 7 and of(outlier_batch_size=5).outliers == 5
+    assert of(vae_fraction=0).vae == 0 and of(lr=.5).lr == .5
+    assert of(steps=7).batch_size == of().batch_size
+    assert 'finetune' not in Contender(start='cross_entropy').model_dump()   # keys of recorded studies stay
