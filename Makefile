@@ -1,10 +1,12 @@
 # make reproduce | test | docs | lab | foundation | check | readme | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
+#   ROW='Dream-OOD'   only this row of the study's table
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
 
 PROFILE ?= profiles/mini.yaml
 SEEDS   ?= 0,1,2
 RUNS    ?= _runs
+ROW     ?=
 PYTHON  ?= python3
 
 FAISS := $(if $(GPU),gpu,cpu)
@@ -41,7 +43,7 @@ $(READY): settings.ini setup.py
 
 reproduce: $(READY)
 	@echo "== Reproducing $(PROFILE), seeds $(SEEDS): finished stages are skipped, an interrupted one goes on"
-	@python tools/reproduce.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)'
+	@python tools/reproduce.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)'
 
 test: $(READY)
 	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"

@@ -6,12 +6,12 @@
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'Scheduler', 'MADE', 'STAGES', 'NOTEBOOKS', 'ASSETS', 'DEEP',
            'DreamError', 'Section', 'optional', 'Source', 'OODSource', 'Data', 'Foundation', 'LatentSpace', 'Pool',
            'Sampling', 'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune', 'OwnFinetune', 'Contender', 'Training',
-           'DreamID', 'Method', 'Evaluation', 'Profile', 'find_root', 'resolve', 'nice', 'load_profile', 'seed_for',
-           'atomic', 'save_tensors', 'load_tensors', 'save_json', 'load_json', 'save_table', 'sha256', 'provenance',
-           'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid', 'main']
+           'DreamID', 'Method', 'Evaluation', 'Profile', 'find_root', 'resolve', 'nice', 'load_profile', 'only',
+           'seed_for', 'atomic', 'save_tensors', 'load_tensors', 'save_json', 'load_json', 'save_table', 'sha256',
+           'provenance', 'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid', 'main']
 
 # %% ../nbs/00_runs.ipynb #b7527fd1
-import errno,hashlib,json,os,platform,shutil,sys,time
+import errno,hashlib,json,os,platform,re,shutil,sys,time
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -301,6 +301,27 @@ def load_profile(
     try: return Profile(**d)
     except ValidationError as e: raise DreamError(f"Profile {str(path)!r}: {'; '.join(map(_sentence,e.errors()))}.") from None
 
+# %% ../nbs/00_runs.ipynb #50967aa1
+def _digest(obj): return hashlib.sha256(json.dumps(obj, sort_keys=True, default=str).encode()).hexdigest()
+
+def only(
+    profile:Profile,
+    methods # some of evaluation.methods
+)->Profile: # with a name of its own; raises DreamError if it has no such method
+    "The part of a study that some rows of its table need."
+    d,rows = profile.model_dump(exclude_none=True),profile.evaluation.methods
+    for m in methods:
+        if m not in rows: raise DreamError(f'Study {profile.name!r} has no row {m!r}: choose from {list(rows)}.')
+    cs,needed = profile.training.contenders,{rows[m].contender for m in methods}
+    while more := {cs[c].start for c in needed}-needed-{None}: needed |= more
+    pools = {o for c in needed for o in (cs[c].outliers or '').split('+')} | {profile.dream_id.inliers}
+    pools |= {n for n,q in profile.decoding.pools.items() if q.source=='class_names'}      # a control
+    sampled = {profile.decoding.pools[n].of or n for n in pools if n in profile.decoding.pools}
+    def keep(section, key, names): d[section][key] = {n:v for n,v in d[section][key].items() if n in names}
+    for section,key,names in (('evaluation','methods',methods), ('training','contenders',needed), ('decoding','pools',pools), ('sampling','pools',sampled)): keep(section, key, names)
+    words = re.sub(r'[^a-z0-9]+', '_', ' '.join(methods).lower()).strip('_')
+    return Profile(**d|dict(name=f"{profile.name}_only_{words[:40]}_{_digest(sorted(methods))[:6]}"))
+
 # %% ../nbs/00_runs.ipynb #735ce042
 def seed_for(
     seed:int, # the run's seed
@@ -376,8 +397,6 @@ def sha256(path, block=1<<20)->str:
     with open(path,'rb') as f:
         while b:=f.read(block): h.update(b)
     return h.hexdigest()
-
-def _digest(obj): return hashlib.sha256(json.dumps(obj, sort_keys=True, default=str).encode()).hexdigest()
 
 def _version(package):
     try: return metadata.version(package)

@@ -219,3 +219,11 @@ def test_a_contender_can_have_its_own_schedule(trained):
     assert of(vae_fraction=0).vae == 0 and of(lr=.5).lr == .5
     assert of(steps=7).batch_size == of().batch_size
     assert 'finetune' not in Contender(start='cross_entropy').model_dump()   # keys of recorded studies stay
+
+def test_a_row_computed_alone_is_the_row_of_the_table(trained, tmp_path):
+    alone = with_dreams(Run.open(only(trained.profile,['Both']), trained.seed, tmp_path))
+    assert list(alone.profile.training.contenders)==['plain','dreams'] and list(alone.profile.evaluation.methods)==['Both']
+    assert set(alone.profile.decoding.pools)<set(trained.profile.decoding.pools)
+    run_training(alone)
+    a,b = (load_tensors(r.stage('training')/'dreams.safetensors') for r in (trained,alone))
+    assert a.keys()==b.keys() and all(torch.equal(a[k],b[k]) for k in a)

@@ -131,3 +131,14 @@ def test_shards_are_jobs_before_the_stage(project):
     assert code == 0, said
     assert set(re.findall(r'^(decoding_0\S*)\s+1$', said, re.M)) == {'decoding_0', *(f'decoding_0_{i}' for i in range(3))}
     assert len(re.findall(r'shards/decoding.ipynb .*shard=\d shards=3', said)) == 3
+
+def test_one_row_has_a_study_of_its_own(project):
+    row = 'Dream-OOD'
+    r = subprocess.run([sys.executable, 'tools/reproduce.py', 'profiles/smoke.yaml', '0', '_runs', row], cwd=project, capture_output=True, text=True)
+    assert r.returncode == 0, r.stdout + r.stderr
+    [home] = (project/'_runs').iterdir()
+    assert 'only_dream_ood' in home.name and (home/'tables'/'table1.csv').exists()
+    code, said = reproduce(project, str(home/'profile.yaml'))       # the profile it wrote is one like any other
+    assert code == 0 and 'Nothing to be done' in said
+    r = subprocess.run([sys.executable, 'tools/reproduce.py', 'profiles/smoke.yaml', '0', '_runs', 'Drean'], cwd=project, capture_output=True, text=True)
+    assert r.returncode and "has no row 'Drean'" in r.stderr

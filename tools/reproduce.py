@@ -1,10 +1,10 @@
-"Run the graph of notebooks for one profile, then show its table: `python tools/reproduce.py PROFILE SEEDS RUNS`."
+"Run the graph of notebooks for one profile, or for one row of its table, then show that: `python tools/reproduce.py PROFILE SEEDS RUNS [ROW]`."
 import fcntl, os, re, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-from dream_ood.runs import NOTEBOOKS, DreamError, Run, load_profile
+import psutil, yaml
+from dream_ood.runs import NOTEBOOKS, DreamError, Run, atomic, load_profile, only, resolve
 
 OPTIONS = ['--cores', 'all', '--rerun-triggers', 'mtime', '--rerun-incomplete', '--keep-incomplete', '--nolock']
 
@@ -48,8 +48,17 @@ def graph(profile, seeds, runs, home):
     return p.returncode
 
 
-def main(profile, seeds, runs):
+def one_row(study, row, runs):
+    "The part of a study that a row of its table needs, and the path of its profile."
+    part = only(study, [row])
+    path = resolve(runs)/part.name/'profile.yaml'
+    with atomic(path) as p: p.write_text(yaml.safe_dump(part.model_dump(exclude_none=True), allow_unicode=True, sort_keys=False))
+    return part, str(path)
+
+
+def main(profile, seeds, runs, row=''):
     study = load_profile(profile)
+    if row: study, profile = one_row(study, row, runs)
     if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as SEEDS=0,1,2.')
     home = Run.open(study, seeds.split(',')[0], runs).folder.parent
     with lock(home):
