@@ -47,12 +47,21 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 class Source(Section):
     "Where a set of images comes from."
-    kind: Literal['sheets','folder','fashion_mnist','cifar100','digits','photographs','textures','symbols','faces','noise']
-    path: str|None = None                          # sheets: folder below the bundled images; folder: an ImageFolder; datasets: their root
+    kind: Literal['sheets','folder','imglist','fashion_mnist','mnist','cifar10','cifar100','svhn','dtd','places365','digits','photographs','textures','symbols','faces','noise']
+    path: str|None = None                          # sheets: folder below the bundled images; folder: an ImageFolder; imglist: what its paths are relative to; datasets: their root
     select: list[str]|None = None                  # only these classes
-    split: Literal['train','test'] = 'train'       # of a torchvision dataset
+    split: Literal['train','val','test','all'] = 'train' # of a torchvision dataset
     exclude_first: Annotated[int, Field(ge=0)] = 0 # of each class, skip this many images (to carve a validation split out of a training set)
     per_class: Positive|None = None                # at most this many images of each class
+    origin: str|None = optional()                  # where to get it, an address or a few words: said when it is missing
+    download: bool|None = optional()               # a torchvision dataset that is missing is fetched; default: no
+    list: str|None = optional()                    # imglist: the text file, a line `path/to.jpg label` for each image
+
+    @model_validator(mode='after')
+    def _complete(self):
+        for key,kinds in dict(path=('sheets','folder','imglist'), list=('imglist',)).items():
+            if self.kind in kinds and getattr(self,key) is None: raise ValueError(f'kind {self.kind} needs a {key}')
+        return self
 
 class OODSource(Source):
     "An OOD test set and the group it is averaged in."
