@@ -218,6 +218,9 @@ class DreamID(Section):
     batch_size: Positive = 64
     repeats: Positive = 3                          # each with its own real images and starting weights
     test_per_class: Positive|None = None           # ID test images a class that accuracy is measured on; default: all
+    sizes: dict[Positive,Positive]|None = optional() # real images a class: steps; default: real_per_class and steps alone
+    augment: list[Literal['randaugment','autoaugment','augmix','cutmix']]|None = optional() # real images under these policies, to compare with
+    shifts: bool|None = optional()                 # measure accuracy on corrupted test images, too
 
 class Method(Section):
     "A row of the table: a trained contender and the detector that scores it."

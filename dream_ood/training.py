@@ -193,7 +193,7 @@ def regularised_loss(
     net:nn.Module, # x -> logits
     phi:nn.Module, # see `Phi`; none if there are no outliers
     x:Tensor,      # (B, ...) ID images
-    y:Tensor,      # (B,) their labels
+    y:Tensor,      # (B,) their labels, or (B, C) shares of classes
     out,           # (B', ...) outliers; or `Mixed` or `Virtual`, which make them; or None
     β:float=0.1,   # weight of L_ood
     T:float=1.0    # temperature of the energy
@@ -209,7 +209,7 @@ def regularised_loss(
     ID,OOD = logits[:len(x)],logits[len(x):]
     ce = F.cross_entropy(ID, y)
     l_ood = ood_loss(phi, energy(ID,T), energy(OOD,T)) if len(OOD) else ce.new_zeros(())
-    return ce+β*l_ood, dict(ce=ce.detach(), l_ood=l_ood.detach(), accuracy=(ID.argmax(1)==y).float().mean())
+    return ce+β*l_ood, dict(ce=ce.detach(), l_ood=l_ood.detach(), accuracy=(ID.argmax(1)==(y if y.ndim==1 else y.argmax(1))).float().mean())
 
 # %% ../nbs/06_regularized_training.ipynb #b66da500
 def training_mode(

@@ -3,7 +3,7 @@ import numpy as np,pandas as pd,pytest,torch
 from pathlib import Path
 from conftest import tiny_profile,with_dreams
 from dream_ood.data import ImageSet,id_set
-from dream_ood.dream_id import gains,of_each_class,run_dream_id,verdict
+from dream_ood.dream_id import SHIFTS,gains,of_each_class,run_dream_id,verdict
 from dream_ood.runs import *
 from dream_ood import dream_id,training
 from dream_ood.training import *
@@ -227,3 +227,26 @@ def test_a_row_computed_alone_is_the_row_of_the_table(trained, tmp_path):
     run_training(alone)
     a,b = (load_tensors(r.stage('training')/'dreams.safetensors') for r in (trained,alone))
     assert a.keys()==b.keys() and all(torch.equal(a[k],b[k]) for k in a)
+
+def test_shares_of_classes_are_labels_too():
+    net,x,y = torch.nn.Linear(3,4),torch.randn(6,3),torch.randint(0,4,(6,))
+    a,b = (regularised_loss(net, None, x, t, None) for t in (y,torch.nn.functional.one_hot(y,4).float()))
+    assert torch.allclose(a[0],b[0]) and a[1]['accuracy']==b[1]['accuracy']
+
+def test_dream_id_over_numbers_of_images_policies_and_shifts(trained, tmp_path, monkeypatch):
+    profile = trained.profile.model_copy(update=dict(dream_id=trained.profile.dream_id.model_copy(update=dict(repeats=1, sizes={2:2,4:3}, augment=['augmix','cutmix'], shifts=True))))
+    whole,cut = (with_dreams(Run.open(profile, 0, tmp_path/n)) for n in ('whole','cut'))
+    run_dream_id(whole)
+    a,s = (pd.read_csv(whole.stage('dream_id')/f) for f in ('accuracy.csv','shift.csv'))
+    assert set(zip(a.real,a.steps))=={(2*8,2),(4*8,3)} and len(a)==2*(3+2) and len(s)==len(a)*(1+5*len(SHIFTS))
+    assert not s.duplicated(['condition','real','shift','severity']).any() and a.accuracy.between(0,1).all()
+    real,n = dream_id.train_on,[]
+    def counted(*args):
+        n.append(1)
+        if len(n)==4: raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(dream_id, 'train_on', counted)
+    with pytest.raises(KeyboardInterrupt): run_dream_id(cut)
+    run_dream_id(cut)
+    assert len(n)==1+len(a)
+    for f,t in (('accuracy.csv',a),('shift.csv',s)): pd.testing.assert_frame_equal(pd.read_csv(cut.stage('dream_id')/f), t)
