@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'SHIFTS', 'extra_sets', 'of_each_class', 'plot_extras', 'with_extra', 'Policy', 'CutMixed', 'right',
-           'train_on', 'occlude', 'shifted', 'test_images', 'under_shift', 'conditions', 'one_training', 'run_dream_id',
-           'gains', 'verdict']
+           'train_on', 'compressed', 'occlude', 'shifted', 'test_images', 'under_shift', 'conditions', 'one_training',
+           'run_dream_id', 'gains', 'verdict']
 
 # %% ../nbs/07_dream_id.ipynb #fa8cbffd
+import io
+import numpy as np
 import pandas as pd
 import torch
 import matplotlib.pyplot as plt
+from PIL import Image
 from scipy import stats
 from torch import nn,Tensor
 from torchvision.transforms import v2
@@ -126,6 +129,12 @@ SHIFTS = dict( # what each of the five severities is
     occlusion=[.2,.3,.4,.5,.6],         # side of a grey square, of the side
     JPEG=[50,30,20,12,7])               # quality
 
+def compressed(x:Tensor, quality:int)->Tensor: # (3, S, S) uint8
+    "An image as JPEG gives it back."
+    f = io.BytesIO()
+    Image.fromarray(x.permute(1,2,0).numpy()).save(f, 'JPEG', quality=quality)
+    with Image.open(f) as i: return torch.from_numpy(np.array(i)).permute(2,0,1)
+
 def occlude(x:Tensor, side:int, generator)->Tensor: # (N, 3, S, S) uint8
     "A grey square in each image, anywhere."
     at = torch.randint(0, x.shape[-1]-side+1, (len(x),2), generator=generator).tolist()
@@ -144,7 +153,7 @@ def shifted(
     if kind=='contrast': x = TF.adjust_contrast(x, v)
     if kind=='rotation': x = torch.stack([TF.rotate(i, v if k%2 else -v, interpolation=TF.InterpolationMode.BILINEAR) for k,i in enumerate(x)])
     if kind=='occlusion': x = occlude(x, round(v*size), g)
-    if kind=='JPEG': x = torch.stack([TF.jpeg(i, v) for i in x])
+    if kind=='JPEG': x = torch.stack([compressed(i, v) for i in x])
     return ImageSet(f'{kind} {severity}', x, ds.labels, ds.classes, ds.group, ds.greyscale)
 
 # %% ../nbs/07_dream_id.ipynb #824544fb
