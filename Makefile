@@ -1,4 +1,4 @@
-# make reproduce | test | docs | lab | foundation | check | readme | clean | help
+# make reproduce | plan | rates | test | docs | lab | foundation | check | readme | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
@@ -7,6 +7,7 @@ PROFILE ?= profiles/mini.yaml
 SEEDS   ?= 0,1,2
 RUNS    ?= _runs
 ROW     ?=
+AGAIN   ?=
 PYTHON  ?= python3
 
 FAISS := $(if $(GPU),gpu,cpu)
@@ -19,9 +20,11 @@ export PYTHONWARNINGS := ignore:IProgress not found
 EMOJI := emoji-datasource-google emoji-datasource-twitter openmoji @lobehub/fluent-emoji-3d \
          @iconify-json/emojione @iconify-json/fxemoji @iconify-json/noto-v1
 
-.PHONY: help reproduce test docs lab foundation check readme record clean
+.PHONY: help reproduce plan rates test docs lab foundation check readme record clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
+	@echo "make plan        what PROFILE would take: what is missing, the graph, images, disk and hours; computes nothing"
+	@echo "make rates       measure on this machine how long the pieces of PROFILE take, for make plan (AGAIN=1: anew)"
 	@echo "make test        run every notebook and every test"
 	@echo "make docs        build the website into _docs/"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -44,6 +47,13 @@ $(READY): settings.ini setup.py
 reproduce: $(READY)
 	@echo "== Reproducing $(PROFILE), seeds $(SEEDS): finished stages are skipped, an interrupted one goes on"
 	@python tools/reproduce.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)'
+
+plan: $(READY)
+	@python tools/plan.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)'
+
+rates: $(READY)
+	@echo "== Measuring the pieces of $(PROFILE) on this machine, with random weights"
+	@python tools/rates.py '$(PROFILE)' tools/rates.csv $(AGAIN)
 
 test: $(READY)
 	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"

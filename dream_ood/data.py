@@ -362,8 +362,8 @@ def batches(
 
 # %% ../nbs/01_data.ipynb #0e65eb88
 def leaks(sets:dict)->list: # of (set, set, number of images in both)
-    "Pairs of in-memory sets that share an identical image."
-    digests = {n:{bytes(x.numpy().tobytes()) for x in s.images} for n,s in sets.items() if torch.is_tensor(s.images)}
+    "Pairs of sets that share an image: the same pixels of images in memory, the same file of others."
+    digests = {n:{bytes(x.numpy().tobytes()) if torch.is_tensor(x) else Path(x).absolute() for x in s.images} for n,s in sets.items()}
     names = list(digests)
     return [(a,b,len(m)) for i,a in enumerate(names) for b in names[i+1:] if (m:=digests[a]&digests[b])]
 

@@ -253,3 +253,7 @@ def test_a_network_with_the_wrong_number_of_classes_is_one_sentence(tmp_path):
     assert load_classifier(fewer, 'cross_entropy', run.stage('training'))
     with pytest.raises(DreamError, match='not a classifier of this profile .*number of classes') as e: load_classifier(run, 'cross_entropy', run.stage('training'))
     assert '\n' not in str(e.value)
+
+def test_a_file_in_two_sets_is_a_leak(listed, tmp_path, colour):
+    a,b = imglist(listed,'near.txt'),Source(kind='folder', path=str(listed/'images_classic'))
+    assert leaks({'near':load_images('near',a,colour), 'all':load_images('all',b,colour)})==[('near','all',1)]
