@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 from diffusers import AutoencoderKL,PNDMScheduler,StableDiffusionPipeline,UNet2DConditionModel
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTokenizer
-from dream_ood.runs import STAGES,DreamError,Run,load_profile
+from dream_ood.runs import STAGES,DreamError,Profile,Run,load_profile
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT/'tools'))
@@ -77,6 +77,20 @@ def test_a_damaged_foundation_is_named(project, capsys):
     assert "there is no folder '_models/sd'" in section(said(capsys,'profiles/mine.yaml'),'What has to be there')
     Path('_models/sd').mkdir(parents=True)
     assert 'no model_index.json' in section(said(capsys,'profiles/mine.yaml'),'What has to be there')
+
+def test_what_a_class_has_too_few_images_for_is_said_before_the_run(project, capsys):
+    d = yaml.safe_load(Path('profiles/smoke.yaml').read_text())
+    d['dream_id']['real_per_class'],d['sampling']['pools']['knn']['k'] = 65,64      # train_per_class is 64
+    Path('profiles/mine.yaml').write_text(yaml.safe_dump(d|dict(name='mine')))
+    few = [l for l in section(said(capsys,'profiles/mine.yaml'),'What has to be there').splitlines() if 'TOO FEW' in l]
+    assert len(few)==2 and all('has 64' in l for l in few) and 'sampling.pools.knn.k needs 65' in few[0] and 'dream_id.real_per_class needs 65' in few[1]
+
+def test_trainings_of_dream_id_are_counted_over_sizes_policies_and_shifts(project):
+    d = yaml.safe_load(Path('profiles/smoke.yaml').read_text())
+    d['dream_id'] |= dict(sizes={4:10, 10:30}, augment=['cutmix'], shifts=True, repeats=2, batch_size=64, test_per_class=10)
+    n = {'ID train':512,'ID validation':200,'ID test':200}
+    (_,_,trained),(_,_,scored) = plan.work(Profile(**d), n)['dream_id']
+    assert trained==4*2*(10*32+30*64) and scored==2*4*2*80*(1+5*len(plan.SHIFTS))    # a batch has no more images than there are
 
 # -- the rates --------------------------------------------------------------------------------------------------------
 def made_up(study, seconds, **row):

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 import rates
 from dream_ood.data import id_set, ood_sets, validation_outliers, wide_set
+from dream_ood.dream_id import SHIFTS
 from dream_ood.evaluation import reads_features
 from dream_ood.foundation import model_source
 from dream_ood.latent_space import make_backbone
@@ -32,8 +33,8 @@ def expected(study, role, src):
 
 
 def images(study):
-    "(name -> number of images, name -> what is said of a set that is missing)."
-    d, found, missing = study.data, {}, {}
+    "(name -> number of images, name -> what is said of a set that is missing, training images of the smallest class or None)."
+    d, found, missing, least = study.data, {}, {}, None
     roles = {f'ID {s}': (getattr(d, s), lambda s=s: id_set(study, s)) for s in ('train', 'validation', 'test')}
     if d.wide: roles['wide'] = d.wide, lambda: wide_set(study)
     if d.validation_outliers: roles['validation outliers'] = d.validation_outliers, lambda: validation_outliers(study)
@@ -42,9 +43,20 @@ def images(study):
         roles[n] = src, lambda one=one, n=n: ood_sets(one)[n]
     for n, (src, load) in roles.items():
         src = src if src.download is None else src.model_copy(update=dict(download=None))
-        try: found[n] = len(load())
+        try:
+            images = load()
+            found[n] = len(images)
+            if n == 'ID train': least = min((int(c), name) for c, name in zip(images.labels.bincount(minlength=len(d.classes)), d.classes))
         except DreamError as e: found[n], missing[n] = expected(study, n, src), str(e)
-    return found, missing
+    return found, missing, least
+
+
+def too_few(study, least):
+    "What the smallest class has too few training images for: (images, its name) -> sentences."
+    (has, name), cfg = least, study.dream_id
+    asked = {f'sampling.pools.{p}.k': q.k+1 for p, q in study.sampling.pools.items() if 'k' in rates.parameters_of(q.rule)}
+    asked |= {f'dream_id.sizes.{real}': real for real in cfg.sizes} if cfg.sizes else {'dream_id.real_per_class': cfg.real_per_class}
+    return [f'{key} needs {n:,} training images of each class, and {name!r} has {has:,}: lower it, or add images.' for key, n in asked.items() if n > has]
 
 
 def foundation(study):
@@ -78,7 +90,8 @@ def work(study, n):
     trained = sum(p.steps*(p.batch_size+(p.outliers if how.outliers and how.outliers not in MADE else 0)) for p, how in plans.values())
     again = min(2000, n['ID train']) if t.finetune.vae_fraction else 0
     inliers = study.dream_id
-    conditions = 2+any(q.source == 'class_names' for q in study.decoding.pools.values())
+    conditions = 2+any(q.source == 'class_names' for q in study.decoding.pools.values())+len(inliers.augment or ())
+    sizes = inliers.sizes or {inliers.real_per_class: inliers.steps}
     few = min(250*C, n['ID test'])
     test = min(n['ID test'], C*inliers.test_per_class) if inliers.test_per_class else n['ID test']
     each = sum(v for k, v in n.items() if k not in ('ID train', 'wide')) + few + next((i for p, (i, *_) in pools.items() if study.decoding.pools[p].source == 'class_names'), 0)
@@ -92,7 +105,8 @@ def work(study, n):
         sampling=[(f'embeddings ({p})', ('sample', rates.rule_setting(q), C), C*q.per_class) for p, q in study.sampling.pools.items()],
         decoding=[x for p in pools.values() for x in draw(*p)],
         training=[('images trained on', 'train', trained), ('through the autoencoder', 'vae', again)],
-        dream_id=[('images trained on', 'train', conditions*inliers.repeats*inliers.steps*min(inliers.batch_size, n['ID train'])), ('images scored', 'score', conditions*inliers.repeats*test)],
+        dream_id=[('images trained on', 'train', sum(conditions*inliers.repeats*steps*min(inliers.batch_size, C*real) for real, steps in sizes.items())),
+                  ('images scored', 'score', len(sizes)*conditions*inliers.repeats*test*(1+5*len(SHIFTS) if inliers.shifts else 1))],
         evaluation=[('images scored', 'score', scored), ('through the autoencoder', 'vae', few)])
 
 
@@ -181,12 +195,13 @@ def main(profile, seeds='0,1,2', runs='_runs', row='', path=rates.RATES):
     if row: study = only(study, [row])
     if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as SEEDS=0,1,2.')
     seeds = [int(s) for s in seeds.split(',')]
-    n, missing = images(study)
+    n, missing, least = images(study)
     no_model = foundation(study)
     print(f'Study {study.name}: {len(study.data.classes)} classes, {len(study.data.ood)} OOD sets, {len(study.training.contenders)} classifiers, {len(study.evaluation.methods)} rows; seeds {", ".join(map(str, seeds))}. Nothing is computed here.')
     print('\nWhat has to be there')
     for m in [no_model, *missing.values()]:
         if m: print(f'  MISSING  {m}')
+    for m in too_few(study, least) if least else (): print(f'  TOO FEW  {m}')
     if not missing and not no_model: print('  The foundation and every image set are there.')
     print('\nImages\n' + columns([(k, ('about ' if k in missing else '')+short(v)) for k, v in n.items()], (1,)))
     if missing: print('  "about": what the set is expected to have when it is there.')
