@@ -5,15 +5,22 @@
 import csv, shlex, sys, time
 from pathlib import Path
 import torch
-from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_profile
+from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_profile, nice
 
 PROFILE = config.get('profile', 'profiles/mini.yaml')
+TARGET  = config.get('target', 'table1')   # or 'paper': every table and figure of nbs/paper; or one notebook or study of these, as paper/ablations
 SEEDS   = [int(s) for s in str(config.get('seeds', '0,1,2')).split(',')]
 RUNS    = config.get('runs', '_runs')
 SHARDS  = int(config.get('shards', 1))   # parts that decoding is drawn in, beside one another
 
 study = load_profile(PROFILE)
 HOME  = Path(RUNS)/study.name
+PARTS = {'': (PROFILE, study)}      # study -> its profile: one, or those behind the paper's tables and figures
+if TARGET.startswith('paper'):
+    from dream_ood.paper import PAPER, needs, paper_home, studies, write_studies
+    HOME  = Path(nice(paper_home(study, RUNS)))
+    paths = write_studies(study, RUNS) if workflow.is_main_process else {n: Path(RUNS)/s.name/'profile.yaml' for n, s in studies(study).items()}
+    PARTS = {n: (nice(paths[n]), load_profile(paths[n])) for n in paths}
 TABLE = HOME/'tables'/'table1.csv'
 CLOCK = Path('.snakemake')/'now'    # newer than every artifact, and never the same: what has it as an input is run
 if workflow.is_main_process:
@@ -21,18 +28,18 @@ if workflow.is_main_process:
     CLOCK.write_text(str(time.time_ns()))
 
 # The first seed has every core, so that its table comes soon. The others then run beside one another on their share, which
-# takes less time in all: much of a notebook (its imports, its pictures) keeps a single core busy. A GPU is not shared, and
-# on a cluster (no number of cores) each job has a machine of its own.
+# takes less time in all: much of a notebook (its imports, its pictures) keeps a single core busy. So do all seeds of the
+# paper's studies. A GPU is not shared, and on a cluster (no number of cores) each job has a machine of its own.
 CORES  = workflow.cores or 8
-BESIDE = 1 if torch.cuda.is_available() or not workflow.cores else max(1, min(len(SEEDS)-1, CORES))
-def share(seed): return CORES if seed == SEEDS[0] else CORES//BESIDE
+BESIDE = 1 if torch.cuda.is_available() or not workflow.cores else max(1, min(len(PARTS)*len(SEEDS)-1, CORES))
+def share(seed): return CORES if seed == SEEDS[0] and '' in PARTS else CORES//BESIDE
 
 # The first two stages read nothing of each other and are mostly one thread's work.
 def threads_of(stage, seed): return min(share(seed), max(1, CORES//2)) if stage in ('data', 'foundation') else share(seed)
 
-def executed(seed, notebook): return HOME/f'seed{seed}'/'notebooks'/f'{notebook}.ipynb'
+def executed(seed, notebook, study=study): return Path(RUNS)/study.name/f'seed{seed}'/'notebooks'/f'{notebook}.ipynb'
 
-def stale(seed, stage):
+def stale(seed, stage, study=study):
     "[CLOCK] if the stage has to run (not finished, made from other inputs, files missing), else nothing."
     return [] if Run(study, seed, RUNS).stage(stage).done else [CLOCK]
 
@@ -41,48 +48,78 @@ def stale_table():
     if not TABLE.exists(): return []
     with open(TABLE) as f: return [] if {int(r['seed']) for r in csv.DictReader(f)} == set(SEEDS) else [CLOCK]
 
-def job(notebook, output, **parameters):
+def job(notebook, output, profile=PROFILE, **parameters):
     "The shell command that executes a notebook; what it says goes to stdout, as stderr is the graph's."
     return shlex.join([sys.executable, 'tools/execute.py', f'nbs/{notebook}.ipynb', str(output),
-                       f'profile={PROFILE}', f'runs={RUNS}', *(f'{k}={v}' for k, v in parameters.items())]) + ' 2>&1'
+                       f'profile={profile}', f'runs={RUNS}', *(f'{k}={v}' for k, v in parameters.items())]) + ' 2>&1'
 
-rule first_look:
-    input: executed(SEEDS[0], NOTEBOOKS['evaluation'])
-    output: executed(SEEDS[0], 'table1')
-    message: f'== A first look: Table 1 of seed {SEEDS[0]} alone'
-    params: command=job('paper/table1', executed(SEEDS[0], 'table1'), seeds=SEEDS[:1])
-    threads: CORES
-    priority: 100
-    shell: '{params.command}'
+if '' in PARTS:
+    rule first_look:
+        input: executed(SEEDS[0], NOTEBOOKS['evaluation'])
+        output: executed(SEEDS[0], 'table1')
+        message: f'== A first look: Table 1 of seed {SEEDS[0]} alone'
+        params: command=job('paper/table1', executed(SEEDS[0], 'table1'), seeds=SEEDS[:1])
+        threads: CORES
+        priority: 100
+        shell: '{params.command}'
 
-rule tables:
-    default_target: True
-    input: [executed(s, NOTEBOOKS[t]) for s in SEEDS for t in ('evaluation', 'dream_id')], rules.first_look.output if len(SEEDS) > 1 else [], stale_table()
-    output: TABLE, HOME/'tables'/'table1.md', HOME/'tables'/'summary.md', HOME/'figures'/'gallery.png', HOME/'notebooks'/'table1.ipynb'
-    message: f'== Table 1 of {study.name}, seeds {", ".join(map(str, SEEDS))}'
-    params: command=job('paper/table1', HOME/'notebooks'/'table1.ipynb', seeds=SEEDS)
-    shell: '{params.command}'
+    rule tables:
+        default_target: True
+        input: [executed(s, NOTEBOOKS[t]) for s in SEEDS for t in ('evaluation', 'dream_id')], rules.first_look.output if len(SEEDS) > 1 else [], stale_table()
+        output: TABLE, HOME/'tables'/'table1.md', HOME/'tables'/'summary.md', HOME/'figures'/'gallery.png', HOME/'notebooks'/'table1.ipynb'
+        message: f'== Table 1 of {study.name}, seeds {", ".join(map(str, SEEDS))}'
+        params: command=job('paper/table1', HOME/'notebooks'/'table1.ipynb', seeds=SEEDS)
+        shell: '{params.command}'
+else:
+    def read_by(notebook): return [executed(s, NOTEBOOKS[t], PARTS[n][1]) for n, ts in needs(study, notebook).items() for t in ts for s in SEEDS]
+    FINISHED = HOME/'seeds'/'_'.join(map(str, SEEDS))      # a page of other seeds is made anew
 
-for _place, _seed in enumerate(SEEDS):                  # the first seed is finished, and shown, before the next begins
+    for _name in PAPER:
+        rule:
+            name: f'page_{_name}'
+            input: read_by(_name), f'nbs/paper/{_name}.ipynb', ancient(FINISHED) if FINISHED.exists() else [CLOCK]
+            output: HOME/'notebooks'/f'{_name}.ipynb'
+            message: f'== {study.name}, paper/{_name}, seeds {", ".join(map(str, SEEDS))}'
+            params: command=job(f'paper/{_name}', HOME/'notebooks'/f'{_name}.ipynb', seeds=SEEDS)
+            shell: '{params.command}'
+
+    rule claims:
+        input: [HOME/'notebooks'/f'{n}.ipynb' for n in PAPER], 'nbs/paper/claims.ipynb'
+        output: HOME/'notebooks'/'claims.ipynb', FINISHED
+        message: f"== {study.name}: the paper's claims, and what we found"
+        params: command=job('paper/claims', HOME/'notebooks'/'claims.ipynb', seeds=SEEDS), finished=str(FINISHED)
+        shell: '{params.command} && touch {params.finished}'
+
+    _one = TARGET.partition('/')[2]
+    rule paper:
+        default_target: True
+        input: [HOME/'notebooks'/f'{_one}.ipynb'] if _one in PAPER else [executed(s, NOTEBOOKS[t], PARTS[_one][1]) for t in sorted({t for p in PAPER for n, ts in needs(study, p).items() if n == _one for t in ts}) for s in SEEDS] if _one else rules.claims.output
+
+# In the default study the first seed is finished, and shown, before the next begins.
+for _key, (_profile, _study) in PARTS.items():
+  for _place, _seed in enumerate(SEEDS):
+    _called = f'{_key}, seed {_seed}' if _key else f'Seed {_seed}'
+    _after  = ancient(rules.first_look.output) if _place and not _key else []
     for _stage, (_sections, _needs) in STAGES.items():
-        _before = [executed(_seed, NOTEBOOKS[n]) for n in _needs]
-        _parts  = [executed(_seed, f'{NOTEBOOKS[_stage]}_{i}_of_{SHARDS}') for i in range(SHARDS)] if _stage == 'decoding' and SHARDS > 1 else []
+        _before = [executed(_seed, NOTEBOOKS[n], _study) for n in _needs]
+        _parts  = [executed(_seed, f'{NOTEBOOKS[_stage]}_{i}_of_{SHARDS}', _study) for i in range(SHARDS)] if _stage == 'decoding' and SHARDS > 1 else []
+        _name   = f'{_key}_{_stage}_{_seed}' if _key else f'{_stage}_{_seed}'
         for _shard, _part in enumerate(_parts):
             rule:
-                name: f'{_stage}_{_seed}_{_shard}'
-                input: _before, stale(_seed, _stage), ancient(rules.first_look.output) if _place else []
+                name: f'{_name}_{_shard}'
+                input: _before, stale(_seed, _stage, _study), _after
                 output: _part
-                message: f'== Seed {_seed}: {NOTEBOOKS[_stage]}, shard {_shard} of {SHARDS}'
-                params: command=job('shards/decoding', _part, seed=_seed, shard=_shard, shards=SHARDS)
+                message: f'== {_called}: {NOTEBOOKS[_stage]}, shard {_shard} of {SHARDS}'
+                params: command=job('shards/decoding', _part, _profile, seed=_seed, shard=_shard, shards=SHARDS)
                 threads: max(1, share(_seed)//SHARDS)
                 priority: 2*(len(SEEDS)-_place)
                 shell: '{params.command}'
         rule:
-            name: f'{_stage}_{_seed}'
-            input: _before, _parts, stale(_seed, _stage), ancient(rules.first_look.output) if _place else []
-            output: executed(_seed, NOTEBOOKS[_stage])
-            message: f'== Seed {_seed}: {NOTEBOOKS[_stage]}'
-            params: command=job(NOTEBOOKS[_stage], executed(_seed, NOTEBOOKS[_stage]), seed=_seed)
+            name: _name
+            input: _before, _parts, stale(_seed, _stage, _study), _after
+            output: executed(_seed, NOTEBOOKS[_stage], _study)
+            message: f'== {_called}: {NOTEBOOKS[_stage]}'
+            params: command=job(NOTEBOOKS[_stage], executed(_seed, NOTEBOOKS[_stage], _study), _profile, seed=_seed)
             threads: threads_of(_stage, _seed)
             priority: 2*(len(SEEDS)-_place) - (_stage == 'dream_id')
             shell: '{params.command}'

@@ -349,12 +349,14 @@ def batches(
     transform:Transform,            # e.g. train_transform(profile)
     generator:torch.Generator=None, # shuffles and seeds the augmentation; none: in order
     device='cpu',
-    workers:int=None                # processes; default: none for images in memory, 8 for files on a GPU machine
+    workers:int=None,               # processes; default: none for images in memory, 8 for files on a GPU machine
+    shuffle:bool=None               # default: if there is a generator
 ): # yields x (B, 3, size, size) float, y (B,) on `device`
     "Batches of a set; shuffled, augmented and without the last partial batch if a generator is given."
     seed = 0 if generator is None else int(torch.randint(2**62,(1,),generator=generator))
     if workers is None: workers = 8 if device!='cpu' and not torch.is_tensor(ds.images) else 0
-    dl = DataLoader(Items(ds,transform.item,seed), batch_size, shuffle=generator is not None, generator=generator, collate_fn=_as_is,
+    if shuffle is None: shuffle = generator is not None
+    dl = DataLoader(Items(ds,transform.item,seed), batch_size, shuffle=shuffle, generator=generator, collate_fn=_as_is,
                     drop_last=generator is not None and len(ds)>=batch_size, num_workers=workers, pin_memory=device!='cpu')
     try:
         for x,y in dl: yield transform(x.to(device, non_blocking=True), generator), y.to(device, non_blocking=True)

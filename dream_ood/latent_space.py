@@ -23,7 +23,7 @@ from .data import id_set,train_transform,eval_transform,batches
 
 # %% ../nbs/03_latent_space.ipynb #3ea90f1d
 def make_backbone(
-    name:str,      # 'resnet_mini', or any ResNet of timm, e.g. 'resnet34'
+    name:str,      # 'resnet_mini', or a network of timm, e.g. 'resnet34'
     n_out:int,     # width of the last layer
     image_size:int # pixels; up to 64 the stem keeps more of them
 )->nn.Module: # x (B,3,H,W) -> (B,n_out)
@@ -35,6 +35,7 @@ def make_backbone(
         if isinstance(net.conv1, nn.Conv2d): net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)
         elif name!='resnet_mini': net.conv1[0].stride = 1,1   # a deep stem has three small convolutions already
         net.maxpool = nn.Identity()
+    elif image_size<=64 and (stem:=getattr(net,'conv_stem',None) or getattr(getattr(net,'stem',None),'conv',None)): stem.stride = 1,1
     return net.to(memory_format=torch.channels_last)
 
 # %% ../nbs/03_latent_space.ipynb #5713d74a

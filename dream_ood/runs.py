@@ -6,9 +6,9 @@
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'Scheduler', 'MADE', 'STAGES', 'NOTEBOOKS', 'ASSETS', 'DEEP',
            'DreamError', 'Section', 'optional', 'Source', 'OODSource', 'Data', 'Foundation', 'LatentSpace', 'Pool',
            'Sampling', 'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune', 'OwnFinetune', 'Contender', 'Training',
-           'DreamID', 'Method', 'Evaluation', 'Profile', 'find_root', 'resolve', 'nice', 'load_profile', 'only',
-           'seed_for', 'atomic', 'save_tensors', 'load_tensors', 'save_json', 'load_json', 'save_table', 'sha256',
-           'provenance', 'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid', 'main']
+           'DreamID', 'Method', 'Evaluation', 'Paper', 'Profile', 'find_root', 'resolve', 'nice', 'load_profile',
+           'only', 'seed_for', 'atomic', 'save_tensors', 'load_tensors', 'save_json', 'load_json', 'save_table',
+           'sha256', 'provenance', 'Stage', 'Run', 'set_style', 'save_figure', 'as_arrays', 'image_grid', 'main']
 
 # %% ../nbs/00_runs.ipynb #b7527fd1
 import errno,hashlib,json,os,platform,re,shutil,sys,time
@@ -122,7 +122,7 @@ class LatentSpace(Section):
 
 class Pool(Section):
     "One pool of sampled embeddings: a rule and its parameters."
-    rule: Literal['knn','inliers','reference','gaussian','boundary','drift','token_noise','interpolation','names']
+    rule: Literal['knn','inliers','reference','gaussian','boundary','drift','token_noise','interpolation','names','anywhere']
     per_class: Positive                            # M, embeddings a class
     k: Positive = 50                               # which neighbour's distance
     select: Positive = 100                         # boundary points a class
@@ -195,6 +195,10 @@ class Contender(Section):
     beta: NonNegative|None = None                  # its own β; default: training.beta
     phi: Literal['mlp','linear','monotone']|None = None # its own φ; default: training.phi
     finetune: OwnFinetune|None = optional()        # its own schedule: no longer on equal terms with the others
+    per_class: Positive|None = optional()          # it sees only the first so many outliers of each class
+    distance: Annotated[list[Fraction], Field(min_length=2, max_length=2)]|None = optional() # only those between these quantiles of the k-NN distance to their class
+    classes_a_step: Positive|None = optional()     # the outliers of a step are those of so many classes; default: of all
+    backbone: str|None = optional()                # its own; default: training.backbone
 
 # %% ../nbs/00_runs.ipynb #10571b96
 class Training(Section):
@@ -234,6 +238,16 @@ class Evaluation(Section):
     k: Positive = 50                               # neighbour of the KNN detector
     methods: dict[str,Method]
 
+class Paper(Section):
+    "What the studies behind the paper's tables and figures take beyond a profile; see nbs/10_paper.ipynb."
+    ablation_per_class: Positive|None = None       # outliers of a class in the ablations; default: as many as in the tables
+    backbones: list[str] = []                      # classifiers to try beside training.backbone
+    foundations: dict[str,str] = {}                # name -> another text-to-image model to try, as foundation.model
+    alignment: NonNegative = 3.0                   # latent_space.alignment of the encoder that Dream-ID's inliers come from
+    inliers_per_class: Positive|None = None        # default: as the profile's pool has
+    sizes: dict[Positive,Positive]|None = None     # real images a class in Dream-ID: steps; default: as the section dream_id has them
+    repeats: Positive = 1                          # of Dream-ID's trainings, in each seed
+
 # %% ../nbs/00_runs.ipynb #f2e5ba15
 class Profile(Section):
     "Every hyperparameter of a study."
@@ -246,6 +260,7 @@ class Profile(Section):
     training: Training
     dream_id: DreamID
     evaluation: Evaluation
+    paper: Paper|None = optional()
 
     @model_validator(mode='after')
     def _references(self):
@@ -257,6 +272,9 @@ class Profile(Section):
         for i,(n,c) in enumerate(self.training.contenders.items()):
             for o in c.outliers.split('+') if c.outliers and c.outliers not in MADE else (): known(f'training.contenders.{n}.outliers', o, pools)
             if c.start: known(f'training.contenders.{n}.start', c.start, cs[:i])
+            if c.start and self.backbone(n)!=self.backbone(c.start): raise ValueError(f'training.contenders.{n} has backbone {self.backbone(n)!r} but starts from {c.start!r}, which has {self.backbone(c.start)!r}: give both the same')
+            if (c.per_class or c.distance or c.classes_a_step) and not set((c.outliers or '').split('+'))<={*self.sampling.pools}&{*self.decoding.pools}:
+                raise ValueError(f'training.contenders.{n}: per_class, distance and classes_a_step choose among the outliers of sampled pools, and its outliers are {c.outliers!r}')
         if taken := [n for n in MADE if n in self.decoding.pools]: raise ValueError(f'decoding.pools has a pool {taken[0]!r}: that name is kept for outliers made while training')
         if 'refused' in self.decoding.pools: raise ValueError("decoding.pools has a pool 'refused': that folder is kept for refused images")
         for c in self.foundation.suffixes or (): known('foundation.suffixes', c, self.data.classes)
@@ -268,6 +286,10 @@ class Profile(Section):
         "The prompt of a class, {} where its noun goes."
         s = (self.foundation.suffixes or {}).get(c)
         return self.foundation.prompt.replace('{}',f'{{}} {s}') if s else self.foundation.prompt
+
+    def backbone(self, contender:str)->str:
+        "What a contender is a network of."
+        return self.training.contenders[contender].backbone or self.training.backbone
 
     def rule(self, pool:str)->Pool|None:
         "How the embeddings of a decoded pool were sampled; None if it is made from words."

@@ -8,7 +8,7 @@ __all__ = ['BLOCK', 'MARGIN', 'THREADS', 'PIECE', 'RULES', 'kth_largest', 'kth_d
            'farthest', 'nearest', 'kth_similarities', 'promising', 'at_least', 'survivors', 'extremes', 'percentiles',
            'Samples', 'checked', 'span', 'recorded', 'around_boundary', 'knn', 'inliers', 'misread', 'reference',
            'gaussian', 'climb', 'boundary', 'slerp', 'known', 'drift', 'own_anchor', 'token_noise', 'interpolation',
-           'names', 'parameters_of', 'sample', 'sample_pool', 'run_sampling']
+           'names', 'anywhere', 'parameters_of', 'sample', 'sample_pool', 'run_sampling']
 
 # %% ../nbs/04_sampling.ipynb #0c86f8fb
 import inspect
@@ -604,9 +604,14 @@ def names(z, M, generator, *, noun_embeddings, k, block=BLOCK)->Samples:
     which = torch.cat([torch.randperm(len(g), generator=generator) for _ in range(0,M,len(g))])[:M]
     return recorded(g[which].double().to(z.device), z, k, block)
 
+def anywhere(z, M, generator, *, k, block=BLOCK)->Samples:
+    "Directions drawn evenly over the sphere: they know neither images nor words."
+    checked(z, k, M)
+    return recorded(torch.randn(M, z.shape[1], generator=generator).double().to(z.device), z, k, block)
+
 # %% ../nbs/04_sampling.ipynb #5cd51247
 RULES = dict(knn=knn, inliers=inliers, reference=reference, gaussian=gaussian, boundary=boundary, drift=drift,
-             token_noise=token_noise, interpolation=interpolation, names=names)
+             token_noise=token_noise, interpolation=interpolation, names=names, anywhere=anywhere)
 
 def parameters_of(rule:str)->dict: # name -> default, or inspect.Parameter.empty
     "What a rule can be told."

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PHI', 'VIRTUAL', 'MIXED', 'energy', 'Monotone', 'Phi', 'ood_loss', 'fit_phi', 'vos_outliers', 'npos_outliers', 'Made',
-           'Mixed', 'Virtual', 'channels_last', 'regularised_loss', 'training_mode', 'full_batches', 'joined',
-           'outlier_images', 'features', 'made_outliers', 'through_vae', 'vae_images', 'Plan', 'make_plan',
-           'leg_batches', 'train_leg', 'optimise', 'resume', 'fresh_classifier', 'load_classifier', 'energies',
-           'made_energies', 'starting_phi', 'train_contender', 'run_training', 'summary', 'plot_training', 'plot_shown']
+           'Mixed', 'Virtual', 'channels_last', 'regularised_loss', 'training_mode', 'full_batches', 'few_classes',
+           'joined', 'outlier_images', 'some_of', 'features', 'made_outliers', 'through_vae', 'vae_images', 'Plan',
+           'make_plan', 'leg_batches', 'train_leg', 'optimise', 'resume', 'fresh_classifier', 'load_classifier',
+           'energies', 'made_energies', 'starting_phi', 'train_contender', 'run_training', 'summary', 'plot_training',
+           'plot_shown']
 
 # %% ../nbs/06_regularized_training.ipynb #45bf189e
 from dataclasses import dataclass
@@ -229,12 +230,27 @@ def full_batches(
     batch_size:int,           # images in each of them
     transform,                # see `train_transform`
     generator:torch.Generator,
-    device='cpu'
+    device='cpu',
+    classes:int=None          # a batch holds images of so many classes; none: of any
 ): # yields x (batch_size, 3, H, W), y (batch_size,)
     "Exactly `steps` full batches, as evenly spread over the images as that allows."
     n = steps*batch_size
-    passes = [torch.randperm(len(ds), generator=generator) for _ in range(-(-n//len(ds)))]
-    yield from batches(ds.subset(torch.cat(passes)[:n]), batch_size, transform, generator, device)
+    if classes: order = torch.cat([few_classes(ds.labels, batch_size, classes, generator) for _ in range(steps)])
+    else: order = torch.cat([torch.randperm(len(ds), generator=generator) for _ in range(-(-n//len(ds)))])[:n]
+    yield from batches(ds.subset(order), batch_size, transform, generator, device, shuffle=not classes)
+
+def few_classes(
+    labels:Tensor, # (N,)
+    n:int,         # how many images
+    classes:int,   # of how many classes
+    generator:torch.Generator
+)->Tensor: # (n,) indices
+    "Images of a few classes, drawn at random, as many of each as that allows."
+    cs = labels.unique()
+    cs = cs[torch.randperm(len(cs), generator=generator)[:classes]]
+    own = [(labels==c).nonzero()[:,0] for c in cs]
+    each = [i[torch.randperm(len(i), generator=generator)].repeat(-(-n//len(i))) for i in own]
+    return torch.stack([i[:n] for i in each], 1).flatten()[:n]
 
 # %% ../nbs/06_regularized_training.ipynb #bb33a385
 def joined(
@@ -249,11 +265,26 @@ def joined(
 
 def outlier_images(
     run:Run,
-    names:str # 'wide' (real images), a decoded pool, or several joined by +
+    names:str,          # 'wide' (real images), a decoded pool, or several joined by +
+    per_class:int=None, # of a sampled pool, the first so many of each class; none: all
+    distance=None       # and those between these quantiles of the k-NN distance to their class
 )->ImageSet:
     "The outliers a contender is shown."
-    def one(name): return wide_set(run.profile) if name=='wide' else pool_set(run.stage('decoding').require()/name, run.profile)
+    def one(name):
+        if name=='wide': return wide_set(run.profile)
+        ds = pool_set(run.stage('decoding').require()/name, run.profile)
+        return ds.subset(some_of(run, name, ds, per_class, distance)) if per_class or distance else ds
     return joined(*map(one, names.split('+')), size=run.profile.data.image_size)
+
+def some_of(run:Run, pool:str, ds:ImageSet, per_class=None, distance=None)->list: # indices into ds
+    "The images of a sampled pool that have the first places, or the distances, asked for; raises DreamError if there are none."
+    m = pd.read_parquet(run.stage('decoding')/pool/'metadata.parquet').set_index('file')
+    m = m.loc[[f.relative_to(run.stage('decoding')/pool).as_posix() for f in ds.images]].reset_index()
+    rank = m.groupby('class').distance.rank(method='first')/m.groupby('class').distance.transform('size')
+    lo,hi = distance or (0,1)
+    m = m[(rank>lo)&(rank<=hi)].groupby('class').head(per_class or len(m))
+    if m.empty: raise DreamError(f'Pool {pool!r} has no outliers between the quantiles {lo} and {hi} of its distances: widen the range.')
+    return m.index.tolist()
 
 # %% ../nbs/06_regularized_training.ipynb #36b2c1a3
 def features(
@@ -347,15 +378,16 @@ def leg_batches(
     run:Run, plan:Plan, leg:int,
     train:ImageSet,
     outliers:ImageSet=None,
-    vae:ImageSet=None
+    vae:ImageSet=None,
+    classes:int=None # the outliers of a step are those of so many classes
 ): # yields x (B,3,H,W), y (B,), out (B',3,H,W) or None
     "The batches of one leg. ID images depend on the run, the kind of plan and the leg: never on the contender."
     n,t = plan.legs[leg],train_transform(run.profile)
-    def stream(what, ds, size): return full_batches(ds, n, size, t, run.generator('training',plan.kind,what,leg), run.device)
+    def stream(what, ds, size, *more): return full_batches(ds, n, size, t, run.generator('training',plan.kind,what,leg), run.device, *more)
     v = plan.vae if vae is not None else 0
     real = stream('id', train, plan.batch_size-v) if v<plan.batch_size else [(None,None)]*n
     again = stream('vae', vae, v) if v else [(None,None)]*n
-    outs = stream('outliers', outliers, plan.outliers) if outliers is not None else [(None,None)]*n
+    outs = stream('outliers', outliers, plan.outliers, classes) if outliers is not None else [(None,None)]*n
     for a,b,(out,_) in zip(real, again, outs):
         x,y = (torch.cat([i for i in pair if i is not None]) for pair in zip(a,b))
         yield x,y,out
@@ -419,11 +451,14 @@ def resume(checkpoint, parts:dict)->list:
     return state['rows']
 
 # %% ../nbs/06_regularized_training.ipynb #f931e24e
-def fresh_classifier(run:Run, *names)->nn.Module: # on the run's device
+def fresh_classifier(
+    run:Run, *names,
+    backbone=None # default: the profile's
+)->nn.Module: # on the run's device
     "An untrained classifier; its weights depend on the run's seed and `names`."
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(run.seed, 'training', 'weights', *names))
-        return make_backbone(run.profile.training.backbone, len(run.profile.data.classes), run.profile.data.image_size).to(run.device)
+        return make_backbone(backbone or run.profile.training.backbone, len(run.profile.data.classes), run.profile.data.image_size).to(run.device)
 
 def load_classifier(
     run:Run,
@@ -433,7 +468,7 @@ def load_classifier(
     "A trained contender. Raises DreamError if it is not there or does not fit the profile."
     if contender not in run.profile.training.contenders: raise DreamError(f'There is no contender {contender!r}: the profile trains {list(run.profile.training.contenders)}.')
     path = (stage or run.stage('training').require())/f'{contender}.safetensors'
-    net,state = fresh_classifier(run),load_tensors(path)
+    net,state = fresh_classifier(run, backbone=run.profile.backbone(contender)),load_tensors(path)
     try: net.load_state_dict({k.removeprefix('net.'):v for k,v in state.items() if k.startswith('net.')})
     except RuntimeError: raise DreamError(f'{str(path)!r} is not a classifier of this profile (another backbone or number of classes): run the training stage again.') from None
     return net.eval()
@@ -489,12 +524,12 @@ def train_contender(
     "Train one contender, or finish it; writes NAME.csv (a row a step) and then NAME.safetensors (the network and φ)."
     t,c = run.profile.training,run.profile.training.contenders[name]
     plan = make_plan(run, c, len(train))
-    net = load_classifier(run, c.start, stage) if c.start else fresh_classifier(run)
+    net = load_classifier(run, c.start, stage) if c.start else fresh_classifier(run, backbone=c.backbone)
     made = made_outliers(run, c.outliers, plan.outliers, net, train) if c.outliers in MADE else None
-    outliers = made or (outlier_images(run, c.outliers) if c.outliers else None)
+    outliers = made or (outlier_images(run, c.outliers, c.per_class, c.distance) if c.outliers else None)
     phi = starting_phi(run, c.phi or t.phi, net, train, outliers, fitted=not plan.from_scratch) if outliers else None
     checkpoint = stage/f'{name}.checkpoint.pt'
-    history = optimise(net, phi, plan, lambda leg: leg_batches(run, plan, leg, train, None if made else outliers, vae), t.weight_decay,
+    history = optimise(net, phi, plan, lambda leg: leg_batches(run, plan, leg, train, None if made else outliers, vae, c.classes_a_step), t.weight_decay,
                        t.beta if c.beta is None else c.beta, t.temperature, checkpoint, name, made)
     save_table(stage/f'{name}.csv', history)
     save_tensors(stage/f'{name}.safetensors', **{f'net.{k}':v for k,v in net.state_dict().items()}, **({f'phi.{k}':v for k,v in phi.state_dict().items()} if phi else {}))
@@ -544,7 +579,7 @@ def plot_shown(run:Run):
     if not cs: return None
     fig,axes = plt.subplots(len(cs), 2, figsize=(10,1.6*len(cs)), sharex=True, squeeze=False, layout='constrained')
     for row,(n,c) in zip(axes, cs.items()):
-        out = outlier_images(run, c.outliers)
+        out = outlier_images(run, c.outliers, c.per_class, c.distance)
         for ax,which in zip(row, (c.start,n)):
             net = load_classifier(run, which)
             E = {label:energies(net,ds,run,250) for label,ds in (('ID validation',v),(f'outliers: {c.outliers}',out))}
