@@ -1,12 +1,14 @@
 # make reproduce | plan | rates | test | docs | lab | foundation | check | readme | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table
+#   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
 
 PROFILE ?= profiles/mini.yaml
 SEEDS   ?= 0,1,2
 RUNS    ?= _runs
 ROW     ?=
+TARGET  ?= table1
 AGAIN   ?=
 PYTHON  ?= python3
 
@@ -23,6 +25,7 @@ EMOJI := emoji-datasource-google emoji-datasource-twitter openmoji @lobehub/flue
 .PHONY: help reproduce plan rates test docs lab foundation check readme record clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
+	@echo "make reproduce TARGET=paper   every table and figure of the paper, from PROFILE (hours)"
 	@echo "make plan        what PROFILE would take: what is missing, the graph, images, disk and hours; computes nothing"
 	@echo "make rates       measure on this machine how long the pieces of PROFILE take, for make plan (AGAIN=1: anew)"
 	@echo "make test        run every notebook and every test"
@@ -46,10 +49,10 @@ $(READY): settings.ini setup.py
 
 reproduce: $(READY)
 	@echo "== Reproducing $(PROFILE), seeds $(SEEDS): finished stages are skipped, an interrupted one goes on"
-	@python tools/reproduce.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)'
+	@python tools/reproduce.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)' '$(TARGET)'
 
 plan: $(READY)
-	@python tools/plan.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)'
+	@python tools/plan.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)' '$(TARGET)'
 
 rates: $(READY)
 	@echo "== Measuring the pieces of $(PROFILE) on this machine, with random weights"

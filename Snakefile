@@ -5,7 +5,7 @@
 import csv, shlex, sys, time
 from pathlib import Path
 import torch
-from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_profile, nice
+from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_json, load_profile, nice, save_json
 
 PROFILE = config.get('profile', 'profiles/mini.yaml')
 TARGET  = config.get('target', 'table1')   # or 'paper': every table and figure of nbs/paper; or one notebook or study of these, as paper/ablations
@@ -17,10 +17,12 @@ study = load_profile(PROFILE)
 HOME  = Path(RUNS)/study.name
 PARTS = {'': (PROFILE, study)}      # study -> its profile: one, or those behind the paper's tables and figures
 if TARGET.startswith('paper'):
-    from dream_ood.paper import PAPER, needs, paper_home, studies, write_studies
-    HOME  = Path(nice(paper_home(study, RUNS)))
-    paths = write_studies(study, RUNS) if workflow.is_main_process else {n: Path(RUNS)/s.name/'profile.yaml' for n, s in studies(study).items()}
-    PARTS = {n: (nice(paths[n]), load_profile(paths[n])) for n in paths}
+    HOME = Path(RUNS)/f'{study.name}-paper'
+    if workflow.is_main_process:    # the jobs read what it found: importing the library takes longer than that
+        from dream_ood.paper import PAPER, needs, write_studies
+        save_json(HOME/'graph.json', dict(pages={n: needs(study, n) for n in PAPER}, studies={n: nice(path) for n, path in write_studies(study, RUNS).items()}))
+    GRAPH = load_json(HOME/'graph.json')
+    PARTS = {n: (path, load_profile(path)) for n, path in GRAPH['studies'].items()}
 TABLE = HOME/'tables'/'table1.csv'
 CLOCK = Path('.snakemake')/'now'    # newer than every artifact, and never the same: what has it as an input is run
 if workflow.is_main_process:
@@ -71,29 +73,36 @@ if '' in PARTS:
         params: command=job('paper/table1', HOME/'notebooks'/'table1.ipynb', seeds=SEEDS)
         shell: '{params.command}'
 else:
-    def read_by(notebook): return [executed(s, NOTEBOOKS[t], PARTS[n][1]) for n, ts in needs(study, notebook).items() for t in ts for s in SEEDS]
-    FINISHED = HOME/'seeds'/'_'.join(map(str, SEEDS))      # a page of other seeds is made anew
+    def read(stages): return [executed(s, NOTEBOOKS[t], PARTS[n][1]) for n, ts in stages.items() for t in ts for s in SEEDS]
+    def page(name): return HOME/'notebooks'/f'{name}.ipynb'
+    def stamp(name): return HOME/'seeds'/f'{name}-{"-".join(map(str, SEEDS))}'      # a page of other seeds is made anew
+    def making(name): return f'rm -f {shlex.quote(str(HOME/"seeds"/name))}-* && {job(f"paper/{name}", page(name), seeds=SEEDS)} && touch {shlex.quote(str(stamp(name)))}'
 
-    for _name in PAPER:
+    for _name, _stages in GRAPH['pages'].items():
         rule:
             name: f'page_{_name}'
-            input: read_by(_name), f'nbs/paper/{_name}.ipynb', ancient(FINISHED) if FINISHED.exists() else [CLOCK]
-            output: HOME/'notebooks'/f'{_name}.ipynb'
-            message: f'== {study.name}, paper/{_name}, seeds {", ".join(map(str, SEEDS))}'
-            params: command=job(f'paper/{_name}', HOME/'notebooks'/f'{_name}.ipynb', seeds=SEEDS)
+            input: read(_stages), f'nbs/paper/{_name}.ipynb'
+            output: page(_name), stamp(_name)
+            message: f'== {study.name}: paper/{_name}, seeds {", ".join(map(str, SEEDS))}'
+            params: command=making(_name)
             shell: '{params.command}'
 
     rule claims:
-        input: [HOME/'notebooks'/f'{n}.ipynb' for n in PAPER], 'nbs/paper/claims.ipynb'
-        output: HOME/'notebooks'/'claims.ipynb', FINISHED
+        input: [page(n) for n in GRAPH['pages']], 'nbs/paper/claims.ipynb'
+        output: page('claims'), stamp('claims')
         message: f"== {study.name}: the paper's claims, and what we found"
-        params: command=job('paper/claims', HOME/'notebooks'/'claims.ipynb', seeds=SEEDS), finished=str(FINISHED)
-        shell: '{params.command} && touch {params.finished}'
+        params: command=making('claims')
+        shell: '{params.command}'
 
-    _one = TARGET.partition('/')[2]
+    def asked(one):
+        "What the target is: all pages, one of them, or the runs of a study."
+        if not one: return rules.claims.output
+        if one in GRAPH['pages']: return [page(one), stamp(one)]
+        return read({one: sorted({t for stages in GRAPH['pages'].values() for t in stages.get(one, ())})})
+
     rule paper:
         default_target: True
-        input: [HOME/'notebooks'/f'{_one}.ipynb'] if _one in PAPER else [executed(s, NOTEBOOKS[t], PARTS[_one][1]) for t in sorted({t for p in PAPER for n, ts in needs(study, p).items() if n == _one for t in ts}) for s in SEEDS] if _one else rules.claims.output
+        input: asked(TARGET.partition('/')[2])
 
 # In the default study the first seed is finished, and shown, before the next begins.
 for _key, (_profile, _study) in PARTS.items():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DETECTORS', 'READS', 'GRIDS', 'COLUMNS', 'fpr_at', 'ood_metrics', 'Outputs', 'outputs', 'right', 'accuracy',
-           'shaping', 'reads_features', 'fit_detector', 'percentile', 'combined', 'odin', 'control_sets',
+           'shaping', 'reads_features', 'fit_detector', 'percentile', 'combined', 'fisher', 'odin', 'control_sets',
            'evaluation_sets', 'outputs_folder', 'cached_outputs', 'Scorer', 'detector_trials', 'tune_detector',
            'score_contender', 'metrics_table', 'run_evaluation', 'overview', 'plot_table', 'load_scores', 'grouped',
            'chosen_methods', 'plot_scores', 'plot_roc', 'mistakes', 'plot_mistakes', 'score_all', 'bootstrap_metrics',
@@ -122,16 +122,17 @@ def reads_features(name:str)->bool:
 
 # %% ../nbs/08_evaluation.ipynb #3295ba94
 def fit_detector(
-    name:str,                # a key of `DETECTORS`, or 'combined'
+    name:str,                # a key of `DETECTORS`, 'combined' or 'fisher'
     run:Run,
     head:nn.Linear,          # the classifier's last layer
     train:Outputs=None,      # of the training images, for the detectors that read features
-    validation:Outputs=None, # of ID validation images, for 'combined' and 'kl_matching'
+    validation:Outputs=None, # of ID validation images, for 'combined', 'fisher' and 'kl_matching'
     **settings               # of the detector, see `GRIDS`
 ): # Outputs -> scores (N,) float64, higher = more ID
     "A scoring rule that reads outputs, fitted. Raises DreamError for an unknown name or too few images to fit it to."
     if name=='combined': return combined(fit_detector('energy',run,head), fit_detector('knn',run,head,train,**settings), validation)
-    if name not in DETECTORS: raise DreamError(f'There is no detector {name!r} that reads outputs: choose from {[*DETECTORS,"combined"]}.')
+    if name=='fisher': return fisher(fit_detector('energy',run,head), fit_detector(settings.get('second','mahalanobis'),run,head,train), validation)
+    if name not in DETECTORS: raise DreamError(f'There is no detector {name!r} that reads outputs: choose from {[*DETECTORS,"combined","fisher"]}.')
     d = DETECTORS[name](run, deepcopy(head).cpu().requires_grad_(False), **settings)
     kind,read = next(v for cls,v in READS.items() if isinstance(d, cls))
     on = validation if kind=='logits' else train
@@ -159,6 +160,14 @@ def combined(
     "The smaller of an image's two percentiles among ID validation images."
     ra,rb = a(validation),b(validation)
     return lambda o: torch.minimum(percentile(ra,a(o)), percentile(rb,b(o)))
+
+def fisher(
+    a, b,               # two scoring rules, see `fit_detector`
+    validation:Outputs  # of n ID images
+): # Outputs -> scores, at most 0
+    "Fisher's method: the sum of the logs of both p-values, an image's ranks among ID validation images: (1 + those not above it)/(1 + n)."
+    refs = [(f,f(validation)) for f in (a,b)]
+    return lambda o: sum((((percentile(r,f(o))*len(r)+1)/(len(r)+1)).log() for f,r in refs))
 
 # %% ../nbs/08_evaluation.ipynb #9d760620
 def odin(
@@ -252,7 +261,7 @@ class Scorer:
 # %% ../nbs/08_evaluation.ipynb #fd39d7bd
 GRIDS = dict( # detector: {parameter: values to try}; a detector that is not here has none
     gen=dict(gamma=[0.01,0.1,0.5,1.0], M=[3,10,None]),        # M: of the largest probabilities; none: all
-    knn=dict(k=[1,5,10,50,100,200]), combined=dict(k=[1,5,10,50,100,200]), nnguide=dict(k=[1,10,50,100]),
+    knn=dict(k=[1,5,10,50,100,200]), combined=dict(k=[1,5,10,50,100,200]), fisher=dict(second=['knn','mahalanobis','vim']), nnguide=dict(k=[1,10,50,100]),
     dice=dict(p=[0.1,0.3,0.5,0.7,0.9]), react=dict(percentile=[0.85,0.9,0.95,0.99]),
     ash=dict(percentile=[0.65,0.75,0.85,0.9,0.95]), scale=dict(percentile=[0.65,0.75,0.85,0.9,0.95]),
     odin=dict(eps=[0.0,0.0014,0.0028], temperature=[1.0,1000.0]))
@@ -458,7 +467,7 @@ def score_all(
     tuned:bool=None # choose their parameters on validation data
 )->pd.DataFrame: # as metrics.csv, with detectors for methods
     "The measures of every detector on one contender of a finished run; its outputs are computed at most once."
-    names = detectors or [*DETECTORS,'odin','combined']
+    names = detectors or [*DETECTORS,'odin','combined','fisher']
     evaluation = run.profile.evaluation.model_copy(update=dict(methods={d:Method(contender=contender, detector=d, tuned=tuned) for d in names}))
     own = copy(run); own.profile = run.profile.model_copy(update=dict(evaluation=evaluation))
     sets = evaluation_sets(run, run.stage('evaluation').require())

@@ -7,7 +7,7 @@ __all__ = ['ALL', 'THIRDS', 'PAPER', 'base_pool', 'has_nouns', 'derived', 'score
            'tables_study', 'dream_id_study', 'axes', 'value_name', 'ablations_study', 'foundation_study', 'studies',
            'needs', 'paper_home', 'write_studies', 'open_runs', 'gather', 'groups_of', 'with_all', 'by_seed',
            'half_width', 'plus_minus', 'made_from', 'latex', 'publish_table', 'publish_figure', 'judged', 'gain',
-           'said', 'record_claim', 'plot_rows', 'plot_axis']
+           'reported', 'said', 'record_claim', 'plot_rows', 'plot_axis']
 
 # %% ../nbs/10_paper.ipynb #953ca924
 import json,re,subprocess,sys
@@ -52,7 +52,7 @@ def scored(p:Profile, contenders, detectors)->dict: # 'contender: detector' -> r
     return {f'{c}: {d}':dict(contender=c, detector=d)|(tuned if d in GRIDS else {}) for c in contenders for d in detectors}
 
 # %% ../nbs/10_paper.ipynb #3424cce3
-ALL = [*DETECTORS,'odin','combined']
+ALL = [*DETECTORS,'odin','combined','fisher']
 
 def table_pools(p:Profile)->tuple: # sampled pools, decoded pools
     "A pool for each rule, and those made of words."
@@ -85,7 +85,7 @@ def tables_study(p:Profile)->Profile:
     "The tables' runs: every contender, every detector on the plain one; Dream-ID from the encoder that outliers come from."
     pools,decoded = table_pools(p)
     cs = table_contenders(p)
-    methods = scored(p, ['cross-entropy'], ALL) | scored(p, list(cs)[1:], ['energy','combined'])
+    methods = scored(p, ['cross-entropy'], ALL) | scored(p, list(cs)[1:], ['energy','combined','fisher'])
     own = dict(inliers='inliers', sizes=sizes_of(p), repeats=(p.paper or p.dream_id).repeats)
     return derived(p, 'tables', pools, decoded, cs, methods, dream_id=own)
 
@@ -151,8 +151,8 @@ def studies(p:Profile)->dict: # name -> Profile
 
 # %% ../nbs/10_paper.ipynb #a6b65d7a
 PAPER = { # notebook in nbs/paper: {study: the last stages it reads}
-    'detection':{'tables':['evaluation']}, 'alternatives':{'tables':['evaluation']}, 'dream_id':{'dream-id':['dream_id'],'tables':['dream_id']},
-    'framework':{'tables':['evaluation']}, 'latent_space':{'tables':['decoding']}, 'dreams':{'tables':['decoding']}, 'energies':{'tables':['evaluation']},
+    'detection':{'tables':['evaluation']}, 'alternatives':{'tables':['evaluation']}, 'dream_id':{'dream-id':['dream_id']}, 'dream_id_data':{'dream-id':['dream_id'],'tables':['dream_id']},
+    'framework':{'tables':['evaluation']}, 'latent_space':{'tables':['decoding']}, 'dreams':{'tables':['decoding']}, 'alternatives_images':{'tables':['evaluation']}, 'energies':{'tables':['evaluation']},
     'ablations':{'ablations':['evaluation']}, 'near_ood':{'tables':['evaluation']}, 'backbones':{'ablations':['evaluation']},
     'cost':{'tables':['evaluation','dream_id'],'ablations':['evaluation'],'dream-id':['dream_id']},
     'rejection':{'tables':['evaluation']}, 'controls':{'tables':['evaluation']}, 'efficiency':{'ablations':['evaluation']}, 'distance':{'ablations':['evaluation']}}
@@ -268,6 +268,13 @@ def gain(t:pd.DataFrame, a:str, b:str, column)->np.ndarray: # one a seed; positi
     "By how much method a is ahead of b in a column of `by_seed`."
     d = (t.loc[a][column]-t.loc[b][column]).dropna().to_numpy()
     return -d if 'fpr' in column[1] else d
+
+def reported(p:Profile, table='detection')->dict: # method -> {column: value}
+    "What the paper and later work report for a study of this kind, second-hand: from paper/reported.csv."
+    t = pd.read_csv(find_root()/'nbs'/'paper'/'reported.csv', dtype=str)
+    data = 'CIFAR-100' if 'cifar' in p.name else 'ImageNet-100'
+    t = t[(t.table==table)&(t.data==data)]
+    return {m:{f'{data}, as reported: {r.measure}':r.value for r in d.itertuples()} for m,d in t.groupby('method', sort=False)}
 
 def said(d)->str:
     "A mean difference with its 95% interval, in points."

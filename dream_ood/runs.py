@@ -229,7 +229,7 @@ class DreamID(Section):
 class Method(Section):
     "A row of the table: a trained contender and the detector that scores it."
     contender: str
-    detector: Literal['msp','maxlogit','gen','energy','kl_matching','knn','nnguide','mahalanobis','rmd','vim','dice','react','ash','scale','odin','combined']
+    detector: Literal['msp','maxlogit','gen','energy','kl_matching','knn','nnguide','mahalanobis','rmd','vim','dice','react','ash','scale','odin','combined','fisher']
     tuned: bool|None = optional()                  # choose the detector's parameters on the validation outliers; default: as its paper or library has them
 
 class Evaluation(Section):

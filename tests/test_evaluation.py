@@ -62,7 +62,7 @@ def made():
 @pytest.fixture
 def a_run(foundation, tmp_path): return Run.open(tiny_profile(foundation), 0, tmp_path)
 
-ALL = [*DETECTORS,'odin','combined']
+ALL = [*DETECTORS,'odin','combined','fisher']
 
 def usual(name, net, run): # a detector of pytorch-ood as its documentation uses it: with the network, not with outputs
     encoder,head = (lambda x: net.forward_head(net.forward_features(channels_last(x)),pre_logits=True)),net.get_classifier()
@@ -72,7 +72,7 @@ def usual(name, net, run): # a detector of pytorch-ood as its documentation uses
         vim=lambda: pod.ViM(encoder,d=head.in_features//2,w=head.weight,b=head.bias), dice=lambda: pod.DICE(encoder,head.weight,head.bias,p=.9),
         react=lambda: pod.ReAct(maps,flat), ash=lambda: pod.ASH(maps,flat), scale=lambda: pod.SCALE(maps,flat), odin=lambda: pod.ODIN(net,norm_std=run.profile.data.std))[name]()
 
-@pytest.mark.parametrize('name', [n for n in ALL if n!='combined'])
+@pytest.mark.parametrize('name', [n for n in ALL if n not in ('combined','fisher')])
 def test_scores_equal_pytorch_ood_on_the_network(name, trained):
     p,net = trained.profile,load_classifier(trained,'plain')
     sets = {'ID validation':id_set(p,'validation'), 'validation outliers':validation_outliers(p)}
@@ -94,7 +94,7 @@ def test_settings_reach_the_detector(made, a_run):
 def test_every_detector_scores_one_image(made, a_run):
     head,train,x,val = made
     one = Outputs(*(t[:1] for t in x))
-    for n in [*DETECTORS,'combined']:   # odin reads images
+    for n in [*DETECTORS,'combined','fisher']:   # odin reads images
         s = fit_detector(n,a_run,head,train,val)
         assert torch.allclose(s(one), s(x)[:1], atol=1e-5), n
 
@@ -105,6 +105,17 @@ def test_combined_is_the_smaller_percentile(made, a_run):
         s = fit_detector(n,a_run,head,train)
         ranks.append([np.mean(s(val).numpy()<=v) for v in s(x).numpy()])
     assert np.allclose(fit_detector('combined',a_run,head,train,val)(x), np.minimum(*ranks))
+
+def test_fisher_is_the_statistic_of_fishers_method(made, a_run):
+    head,train,x,val = made
+    ps = []
+    for n in ('energy','mahalanobis'):
+        s = fit_detector(n,a_run,head,train)
+        ps.append([(1+np.sum(s(val).numpy()<=v))/(1+len(val.labels)) for v in s(x).numpy()])
+    want = [stats.combine_pvalues(p, method='fisher').statistic/-2 for p in zip(*ps)]
+    assert np.allclose(fit_detector('fisher',a_run,head,train,val)(x), want)
+    other = fit_detector('fisher',a_run,head,train,val,second='knn')(x)
+    assert not np.allclose(other, want) and (other<=0).all()
 
 def test_too_few_images_to_fit_is_one_sentence(made, a_run):
     head,train,*_ = made

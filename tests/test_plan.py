@@ -56,7 +56,7 @@ def test_counts_are_those_of_the_profile(project, capsys):
     assert '201,000 images drawn' in graph                                # 100 classes of 1000 outliers, 1000 inliers, 10 plain
     assert '38,400,000 images trained on' in graph                        # Dream-ID: 3 conditions, 80,000 steps of 160
     assert f'{100*(128000//160)*160+31600*80+31600*160:,} images trained on' in graph
-    assert '26 notebooks in all' in graph
+    assert 'In all: 1 study, 24 runs of stages for 3 seeds, 1 page of results; 603,000 images to draw' in out
     assert '15.1 GB' in section(out,'Disk')                               # half of 201,000 x 224 x 224 x 3 bytes
 
 def test_the_bundled_study_lacks_nothing(project, capsys, computes_nothing):
@@ -102,7 +102,7 @@ def test_hours_are_counts_times_rates(project, capsys):
     table = made_up(study, 0.)
     table.loc[table.work=='unet','seconds'] = .036                         # 201,000 images of 50 steps: 100.5 hours
     table.to_csv('r.csv', index=False)
-    hours = section(said(capsys,'profiles/imagenet100.yaml','0,1','_runs','','r.csv'),'Hours')
+    hours = section(said(capsys,'profiles/imagenet100.yaml','0,1','_runs','','table1','r.csv'),'Hours')
     row = next(l for l in hours.splitlines() if '05_decoding' in l)
     assert row.split()[-2:]==['100.5','h'] and next(l for l in hours.splitlines() if 'all that is to do' in l).split()[-2:]==['201.1','h']
     assert 'No rate was measured on a GPU' in hours and 'Some CPU, 1 thread' in hours and 'abc' in hours
@@ -112,7 +112,7 @@ def test_a_gpu_and_noise_are_named_and_what_is_not_measured_is_not_guessed(proje
     gpu = made_up(study, 1e-3, device='Some GPU', gpu=True)
     cpu = made_up(study, 1e-3, noise='beside other work (load 2.0 on 2 cores before the start)')
     pd.concat([gpu, cpu[cpu.work!='unet']]).to_csv('r.csv', index=False)
-    hours = section(said(capsys,'profiles/imagenet100.yaml','0','_runs','','r.csv'),'Hours')
+    hours = section(said(capsys,'profiles/imagenet100.yaml','0','_runs','','table1','r.csv'),'Hours')
     assert 'Some GPU' in hours and 'No rate was measured on a GPU' not in hours and 'beside other work, so the rates are noisy' in hours
     assert next(l for l in hours.splitlines() if '05_decoding' in l).count('?')==1 and '> ' in next(l for l in hours.splitlines() if 'one seed' in l)
 
@@ -124,7 +124,7 @@ def test_rates_are_measured_once_with_their_provenance(project, capsys):
     before = Path('r.csv').read_bytes()
     rates.main('profiles/smoke.yaml', 'r.csv')
     assert Path('r.csv').read_bytes()==before
-    assert 'not measured yet' not in said(capsys,'profiles/smoke.yaml','0','_runs','','r.csv')
+    assert 'not measured yet' not in said(capsys,'profiles/smoke.yaml','0','_runs','','table1','r.csv')
 
 def test_stable_diffusion_has_its_real_size():
     study = load_profile(ROOT/'profiles'/'imagenet100.yaml')

@@ -1,7 +1,7 @@
-"""What a study would take, without computing anything: `python tools/plan.py PROFILE SEEDS RUNS [ROW] [RATES.csv]`.
+"""What a study would take, without computing anything: `python tools/plan.py PROFILE SEEDS RUNS [ROW] [TARGET] [RATES.csv]`.
 
 Whether its images and its foundation are there, the graph of stages, images drawn, trained on and scored, disk, and hours
-estimated from the rates in tools/rates.csv."""
+estimated from the rates in tools/rates.csv. With TARGET `paper`, of each study behind the paper's tables and figures."""
 import re, shutil, sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,7 +87,8 @@ def work(study, n):
     b = min(study.latent_space.batch_size, n['ID train'])
     seen = study.latent_space.epochs*(n['ID train']//b)*b
     plans = {c: (make_plan(SimpleNamespace(profile=study), how, n['ID train']), how) for c, how in t.contenders.items()}
-    trained = sum(p.steps*(p.batch_size+(p.outliers if how.outliers and how.outliers not in MADE else 0)) for p, how in plans.values())
+    trained = {}
+    for c, (p, how) in plans.items(): trained[study.backbone(c)] = trained.get(study.backbone(c), 0) + p.steps*(p.batch_size+(p.outliers if how.outliers and how.outliers not in MADE else 0))
     again = min(2000, n['ID train']) if t.finetune.vae_fraction else 0
     inliers = study.dream_id
     conditions = 2+any(q.source == 'class_names' for q in study.decoding.pools.values())+len(inliers.augment or ())
@@ -96,7 +97,8 @@ def work(study, n):
     test = min(n['ID test'], C*inliers.test_per_class) if inliers.test_per_class else n['ID test']
     each = sum(v for k, v in n.items() if k not in ('ID train', 'wide')) + few + next((i for p, (i, *_) in pools.items() if study.decoding.pools[p].source == 'class_names'), 0)
     readers = {m.contender: any(reads_features(x.detector) for x in study.evaluation.methods.values() if x.contender == m.contender) for m in study.evaluation.methods.values()}
-    scored = sum(each + n['ID train']*fit for fit in readers.values())
+    scored = {}
+    for c, fit in readers.items(): scored[study.backbone(c)] = scored.get(study.backbone(c), 0) + each + n['ID train']*fit
     def draw(images, steps, guided): return [('images drawn', 'decode', images), ('', 'unet', images*steps*(1 if guided else .5))]
     return dict(
         data=[('images listed', None, sum(n.values()))],
@@ -104,10 +106,10 @@ def work(study, n):
         latent_space=[('images trained on', 'train encoder', seen), ('images read', 'score encoder', n['ID train']+study.latent_space.epochs*n['ID validation'])],
         sampling=[(f'embeddings ({p})', ('sample', rates.rule_setting(q), C), C*q.per_class) for p, q in study.sampling.pools.items()],
         decoding=[x for p in pools.values() for x in draw(*p)],
-        training=[('images trained on', 'train', trained), ('through the autoencoder', 'vae', again)],
+        training=[*(('images trained on', f'train {b}', v) for b, v in trained.items()), ('through the autoencoder', 'vae', again)],
         dream_id=[('images trained on', 'train', sum(conditions*inliers.repeats*steps*min(inliers.batch_size, C*real) for real, steps in sizes.items())),
                   ('images scored', 'score', len(sizes)*conditions*inliers.repeats*test*(1+5*len(SHIFTS) if inliers.shifts else 1))],
-        evaluation=[('images scored', 'score', scored), ('through the autoencoder', 'vae', few)])
+        evaluation=[*(('images scored', f'score {b}', v) for b, v in scored.items()), ('through the autoencoder', 'vae', few)])
 
 
 def bytes_of(study, n, width):
@@ -132,6 +134,7 @@ def lookup(study, table):
     settings = dict(list(rates.needed(study))) | {'train': f'{study.training.backbone}, {p} pixels', 'score': f'{study.training.backbone}, {p} pixels',
                  'train encoder': f'{study.latent_space.backbone}, {p} pixels', 'score encoder': f'{study.latent_space.backbone}, {p} pixels'}
     seconds = {(r.work, r.setting): r.seconds for r in table.itertuples()}
+    settings |= {f'{w} {b}': f'{b}, {p} pixels' for w in ('train', 'score') for b in {study.backbone(c) for c in study.training.contenders}}
     def of(rate, amount):
         if rate is None or not amount: return 0.
         if isinstance(rate, tuple): key, amount = rate[:2], rate[2]
@@ -158,61 +161,95 @@ def todo(study, seeds, runs, stage): return sum(not Run(study, s, runs).stage(st
 def counted(n, word): return f'{n} {word}{"s"*(n != 1)}'
 
 
-def graph(study, seeds, runs, did):
+def graph(study, seeds, runs, did, stages):
     rows = [('stage', 'reads', 'runs', 'to do', 'work of one run')]
-    for stage, (_, reads) in STAGES.items():
+    for stage in stages:
+        reads = STAGES[stage][1]
         said = {}
         for words, _, amount in did[stage]:
             if words and amount: said[words] = said.get(words, 0)+amount
         rows.append((NOTEBOOKS[stage], ', '.join(reads) or 'profile', str(len(seeds)), str(todo(study, seeds, runs, stage)), '; '.join(f'{short(v)} {w}' for w, v in said.items())))
-    return columns([*rows, ('paper/table1', 'evaluation, dream_id', '1', '', 'tables and figures of all seeds')], (2, 3))
+    return columns(rows, (2, 3))
 
 
-def estimate(study, seeds, runs, did, table):
-    "A row a stage and a column a device, and what has to be said of them."
+def estimate(study, seeds, runs, did, table, stages):
+    "A row a stage and a column a device, and what has to be said of them; device -> (seconds of all that is to do, whether some are unknown)."
     devices = table.groupby(['device', 'threads'], sort=False)
-    heads, cols, notes, undone = [], [], [], [todo(study, seeds, runs, s) for s in STAGES]
+    heads, cols, notes, sums, undone = [], [], [], {}, [todo(study, seeds, runs, s) for s in stages]
     for (device, threads), rows in devices:
         of = lookup(study, rows)
-        per = [total([of(rate, amount) for _, rate, amount in did[s]]) for s in STAGES]
+        per = [total([of(rate, amount) for _, rate, amount in did[s]]) for s in stages]
         if all(x in (None, 0.) for x in per): continue
         gpu = str(rows.gpu.iloc[0]) == 'True'
         heads.append(device if gpu else f'{device}, {threads} thread{"s"*(int(threads) > 1)}')
         least = '> ' if None in per else ''
         left = [x*n for x, n in zip(per, undone) if x is not None]
         cols.append([*map(hours, per), *(least+hours(x) for x in (sum(x for x in per if x is not None), sum(left)))])
+        sums[heads[-1]] = sum(left), None in per
         noise = sorted({x for x in rows.noise if x})
         notes.append(f"{heads[-1]}: measured {', '.join(sorted(set(rows.date)))} at commit {', '.join(sorted(set(rows.commit)))}" + (f", {noise[0].split(' (')[0]}, so the rates are noisy" if noise else '') + '.')
-    if not heads: return '  No rate of this study was measured yet: `make rates` with this PROFILE measures them on the machine at hand.'
-    rows = [('hours of one run', *heads), *((n, *(c[i] for c in cols)) for i, n in enumerate([*(NOTEBOOKS[s] for s in STAGES), 'one seed', 'all that is to do']))]
+    if not heads: return '  No rate of this study was measured yet: `make rates` with this PROFILE measures them on the machine at hand.', {}
+    rows = [('hours of one run', *heads), *((n, *(c[i] for c in cols)) for i, n in enumerate([*(NOTEBOOKS[s] for s in stages), 'one seed', 'all that is to do']))]
     if not (table.gpu.astype(str) == 'True').any(): notes.append('No rate was measured on a GPU yet: the hours are those of the device named, and GPU-hours are unknown until `make rates` has run on one.')
     notes.append('?: not measured. Left out: reading images, pictures, and the start of each notebook (some seconds).')
-    return columns(rows, range(1, len(heads)+1)) + '\n' + '\n'.join(f'  {n}' for n in notes)
+    return columns(rows, range(1, len(heads)+1)) + '\n' + '\n'.join(f'  {n}' for n in notes), sums
 
 
-def main(profile, seeds='0,1,2', runs='_runs', row='', path=rates.RATES):
-    study = load_profile(profile)
-    if row: study = only(study, [row])
-    if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as SEEDS=0,1,2.')
-    seeds = [int(s) for s in seeds.split(',')]
-    n, missing, least = images(study)
-    no_model = foundation(study)
-    print(f'Study {study.name}: {len(study.data.classes)} classes, {len(study.data.ood)} OOD sets, {len(study.training.contenders)} classifiers, {len(study.evaluation.methods)} rows; seeds {", ".join(map(str, seeds))}. Nothing is computed here.')
-    print('\nWhat has to be there')
-    for m in [no_model, *missing.values()]:
-        if m: print(f'  MISSING  {m}')
-    for m in too_few(study, least) if least else (): print(f'  TOO FEW  {m}')
-    if not missing and not no_model: print('  The foundation and every image set are there.')
-    print('\nImages\n' + columns([(k, ('about ' if k in missing else '')+short(v)) for k, v in n.items()], (1,)))
-    if missing: print('  "about": what the set is expected to have when it is there.')
+def with_upstream(stages):
+    "These stages and all that they read, in their order."
+    wanted = set(stages)
+    while more := {n for s in wanted for n in STAGES[s][1]}-wanted: wanted |= more
+    return [s for s in STAGES if s in wanted]
+
+
+def targets(study, target):
+    "What a target runs: [(study, stages)], and the pages that it ends in."
+    if target == 'table1': return [(study, list(STAGES))], ['table1']
+    from dream_ood.paper import PAPER, needs, studies
+    parts, one = studies(study), target.partition('/')[2]
+    if target.partition('/')[0] != 'paper' or one and one not in PAPER: raise DreamError(f'There is no target {target!r} to plan: use table1, paper, or paper/ and one of {", ".join(PAPER)}.')
+    pages = [one] if one else list(PAPER)
+    read = {n: {t for p in pages for t in needs(study, p).get(n, ())} for n in parts}
+    return [(parts[n], with_upstream(ts)) for n, ts in read.items() if ts], pages + ['claims']*(not one)
+
+
+def report(study, stages, seeds, runs, n, path):
+    "The graph, the disk and the hours of one study."
+    counts = counted(len(study.training.contenders), 'classifier') + ', ' + counted(len(study.evaluation.methods), 'row') if 'evaluation' in stages else 'no classifier'
+    print(f'\n== Study {study.name}: {len(study.data.classes)} classes, {len(study.data.ood)} OOD sets, {counts}; seeds {", ".join(map(str, seeds))}')
     did = work(study, n)
-    print('\nThe graph\n' + graph(study, seeds, runs, did))
-    print(f'  {len(seeds)*len(STAGES)+1+(len(seeds) > 1)} notebooks in all: {len(STAGES)} stages for {counted(len(seeds), "seed")}, and the tables')
+    print('\nThe graph\n' + graph(study, seeds, runs, did, stages))
     use = bytes_of(study, n, width(study))
     there = resolve(runs)
     while not there.exists(): there = there.parent
     print('\nDisk\n' + columns([(k, size(v)) for k, v in use.items()] + [('one seed', size(sum(use.values()))), (counted(len(seeds), 'seed')+', all', size(len(seeds)*sum(use.values()))), (f'free at {nice(resolve(runs))!r}', size(shutil.disk_usage(there).free))], (1,)))
-    print('\nHours, estimated from measured rates\n' + estimate(study, seeds, runs, did, rates.read(path)))
+    text, seconds = estimate(study, seeds, runs, did, rates.read(path), stages)
+    print('\nHours, estimated from measured rates\n' + text)
+    return sum(i for i, *_ in drawn(study).values())*len(seeds), len(seeds)*sum(use.values()), seconds
+
+
+def main(profile, seeds='0,1,2', runs='_runs', row='', target='table1', path=rates.RATES):
+    study = load_profile(profile)
+    if row: study = only(study, [row])
+    if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as SEEDS=0,1,2.')
+    seeds = [int(s) for s in seeds.split(',')]
+    parts, pages = targets(study, target)
+    n, missing, least = images(study)
+    no_model = foundation(study)
+    print(f'Profile {study.name}, target {target}. Nothing is computed here.')
+    print('\nWhat has to be there')
+    for m in [no_model, *missing.values()]:
+        if m: print(f'  MISSING  {m}')
+    for m in dict.fromkeys(m for s, _ in parts for m in too_few(s, least)) if least else (): print(f'  TOO FEW  {m}')
+    if not missing and not no_model: print('  The foundation and every image set are there.')
+    print('\nImages\n' + columns([(k, ('about ' if k in missing else '')+short(v)) for k, v in n.items()], (1,)))
+    if missing: print('  "about": what the set is expected to have when it is there.')
+    made = [report(s, stages, seeds, runs, n, path) for s, stages in parts]
+    notebooks = sum(len(seeds)*len(stages) for _, stages in parts)
+    print(f'\nIn all: {counted(len(parts), "study").replace("studys", "studies")}, {notebooks} runs of stages for {counted(len(seeds), "seed")}, {counted(len(pages), "page")} of results; {short(sum(i for i, *_ in made))} images to draw, {size(sum(b for _, b, _ in made))} of disk')
+    for d in dict.fromkeys(d for *_, sums in made for d in sums):
+        each = [sums.get(d, (0, True)) for *_, sums in made]
+        print(f'  on {d}: {"> " if any(unknown for _, unknown in each) else ""}{hours(sum(s for s, _ in each))}')
     return 0
 
 

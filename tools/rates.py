@@ -53,6 +53,8 @@ def needed(study):
         work['vae', f'autoencoder of {size_of(vae)}, {native} pixels'] = native
     for cfg in (study.latent_space, study.training):
         for w in ('train', 'score'): work[w, f'{cfg.backbone}, {p} pixels'] = cfg.backbone, cfg.batch_size
+    for b in {study.backbone(c) for c in study.training.contenders}:
+        for w in ('train', 'score'): work[w, f'{b}, {p} pixels'] = b, study.training.batch_size
     for q in study.sampling.pools.values(): work['sample', rule_setting(q)] = q
     return work
 

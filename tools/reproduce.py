@@ -1,10 +1,12 @@
-"Run the graph of notebooks for one profile, or for one row of its table, then show that: `python tools/reproduce.py PROFILE SEEDS RUNS [ROW]`."
+"""Run the graph of notebooks for one profile, or for one row of its table, then show that: `python tools/reproduce.py PROFILE SEEDS RUNS [ROW] [TARGET]`.
+
+TARGET is `table1`, `paper` (every table and figure of nbs/paper), or a part of it: `paper/ablations` is a page, `paper/tables` the runs of a study."""
 import fcntl, os, re, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
 
 import psutil, yaml
-from dream_ood.runs import NOTEBOOKS, DreamError, Run, atomic, load_profile, only, resolve
+from dream_ood.runs import NOTEBOOKS, DreamError, Run, atomic, load_profile, nice, only, resolve
 
 OPTIONS = ['--cores', 'all', '--rerun-triggers', 'mtime', '--rerun-incomplete', '--keep-incomplete', '--nolock']
 
@@ -17,20 +19,21 @@ def lock(home):
     return file
 
 
-def end_orphans(profile, runs):
+def end_orphans(profiles, runs):
     "End what a killed call left running here: holding the lock, we know that nobody waits for it."
+    profiles = {f'profile={p}' for p in profiles}
     for p in psutil.process_iter(['cmdline', 'cwd']):
         words = p.info['cmdline'] or []
-        ours = f'profile={profile}' in words and f'runs={runs}' in words and {'snakemake', 'tools/execute.py'} & set(words)
+        ours = profiles & set(words) and f'runs={runs}' in words and {'snakemake', 'tools/execute.py'} & set(words)
         if ours and p.info['cwd'] == os.getcwd():
             print(f'An earlier call was killed and left process {p.pid} behind: ending it.')
             for child in [*p.children(recursive=True), p]:
                 with suppress(psutil.NoSuchProcess): child.kill()
 
 
-def graph(profile, seeds, runs, home):
+def graph(profile, seeds, runs, home, target='table1'):
     "Run snakemake, and say only what a reader needs: which notebook is next, or that there is nothing to do."
-    command = [sys.executable, '-m', 'snakemake', *OPTIONS, '--config', f'profile={profile}', f'seeds="{seeds}"', f'runs={runs}']
+    command = [sys.executable, '-m', 'snakemake', *OPTIONS, '--config', f'profile={profile}', f'seeds="{seeds}"', f'runs={runs}', f'target={target}']
     said, total, done, at, failed = [], 0, 0, '', ''
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as p:
         for line in p.stderr:
@@ -40,12 +43,19 @@ def graph(profile, seeds, runs, home):
                 if at.startswith('A first look'): print('\n' + (home/'tables'/'summary.md').read_text())
                 done, at = done + 1, m[1]
                 print(f'\n== [{done} of {total}] {at}', flush=True)
-            elif m := re.match(r'Error in rule (\w+?)(?:_(\d+))?:', line): failed = f'Seed {m[2]}: {NOTEBOOKS[m[1]]}' if m[2] else 'the table'
+            elif m := re.match(r'Error in rule (.+):', line): failed = called(m[1])
             elif line.startswith('Nothing to be done'): print('Nothing to be done: every stage is finished, from these very inputs.')
     if p.returncode and failed:
         print(f'\nStopped at {failed} (see above). Mend the cause and call make reproduce again: it goes on from there.')
     elif p.returncode: print(''.join(said), file=sys.stderr)
     return p.returncode
+
+
+def called(rule):
+    "How people know a rule of the Snakefile."
+    m = re.fullmatch(rf"(?:(.+)_)?({'|'.join(NOTEBOOKS)})_(\\d+)(?:_\\d+)?", rule)
+    if m: return f"{m[1] + ', s' if m[1] else 'S'}eed {m[3]}: {NOTEBOOKS[m[2]]}"
+    return f"paper/{rule.removeprefix('page_')}" if rule.startswith('page_') or rule == 'claims' else 'the table'
 
 
 def one_row(study, row, runs):
@@ -56,18 +66,41 @@ def one_row(study, row, runs):
     return part, str(path)
 
 
-def main(profile, seeds, runs, row=''):
+def parts(study, runs, target):
+    "The folder of a target, and the profiles of the studies behind it."
+    from dream_ood.paper import PAPER, paper_home, studies, write_studies   # slow to import
+    one = target.partition('/')[2]
+    if target.partition('/')[0] != 'paper' or one and one not in PAPER and one not in studies(study):
+        raise DreamError(f'There is no target {target!r}: use table1, paper, or a part of it, paper/ and one of {", ".join([*PAPER, *studies(study)])}.')
+    return paper_home(study, runs), [str(nice(p)) for p in write_studies(study, runs).values()]
+
+
+def main(profile, seeds, runs, row='', target='table1'):
     study = load_profile(profile)
+    if row and target != 'table1': raise DreamError('ROW is a row of table1: leave it out with another TARGET.')
     if row: study, profile = one_row(study, row, runs)
     if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as SEEDS=0,1,2.')
-    home = Run.open(study, seeds.split(',')[0], runs).folder.parent
+    home, profiles = (Run.open(study, seeds.split(',')[0], runs).folder.parent, [profile]) if target == 'table1' else parts(study, runs, target)
+    home.mkdir(parents=True, exist_ok=True)
     with lock(home):
-        end_orphans(profile, runs)
-        code = graph(profile, seeds, runs, home)
+        end_orphans([profile, *profiles], runs)
+        code = graph(profile, seeds, runs, home, target)
     if code: return code
-    print('\n' + (home/'tables'/'summary.md').read_text())
-    print(f"Table 1    {home/'tables'/'table1.csv'} and .md\nGallery    {home/'figures'/'gallery.png'}\nNotebooks  {home}/seed*/notebooks/, with every figure")
+    print('\n' + shown(home, target))
     return 0
+
+
+def shown(home, target):
+    "What a finished call ends with."
+    if target == 'table1':
+        return (home/'tables'/'summary.md').read_text() + f"""
+Table 1    {home/'tables'/'table1.csv'} and .md
+Gallery    {home/'figures'/'gallery.png'}
+Notebooks  {home}/seed*/notebooks/, with every figure"""
+    said = (home/'tables'/'claims.md').read_text() + '\n' if target == 'paper' else ''
+    return said + f"""Tables     {home/'tables'}, as .md, .csv and .tex
+Figures    {home/'figures'}, as .png and .pdf
+Notebooks  {home/'notebooks'}"""
 
 
 if __name__ == '__main__':

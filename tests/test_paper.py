@@ -1,0 +1,224 @@
+"The studies behind the paper's tables and figures, and every page of nbs/paper that is made from them, on a study made small."
+import json,re,subprocess,sys
+import numpy as np,pandas as pd,pytest,torch,yaml
+from functools import lru_cache
+from pathlib import Path
+from execnb.nbio import dict2nb
+from execnb.shell import CaptureShell
+from dream_ood import data,decoding,dream_id,evaluation,foundation,latent_space,sampling,training
+from dream_ood.paper import PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,studies,value_name,write_studies
+from dream_ood.runs import DreamError,Profile,Run,load_profile,load_tensors
+from dream_ood.training import few_classes,load_classifier,outlier_images
+
+ROOT = Path(__file__).parent.parent
+STAGES = [data.run_data, foundation.run_foundation, latent_space.run_latent_space, sampling.run_sampling, decoding.run_decoding]
+
+# -- the studies ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('name', ['mini','mini_full','smoke','imagenet100','cifar100','openood_cifar100'])
+def test_every_profile_has_its_studies(name):
+    p = load_profile(ROOT/'profiles'/f'{name}.yaml')
+    parts = studies(p)
+    assert {'tables','ablations','dream-id'} == set(parts)
+    for n,s in parts.items():
+        assert s.name == f'{p.name}-{n}' and s.data == p.data and s.foundation == p.foundation and s.paper is None
+        assert s.training.model_dump(exclude={'contenders'}) == p.training.model_dump(exclude={'contenders'})
+        assert Profile(**s.model_dump()) == s
+    assert parts['dream-id'].latent_space.model_dump(exclude={'alignment'}) == p.latent_space.model_dump(exclude={'alignment'})
+
+def test_contenders_of_the_tables_differ_in_their_outliers_alone():
+    s = studies(load_profile(ROOT/'profiles/mini.yaml'))['tables']
+    for n,c in s.training.contenders.items():
+        if n != 'cross-entropy': assert c.model_dump(exclude={'outliers'}) == s.training.contenders['Dream-OOD'].model_dump(exclude={'outliers'}), n
+    assert len({c.outliers for c in s.training.contenders.values()}) == len(s.training.contenders)-1      # only the two without outliers share theirs
+    assert len({q.per_class for n,q in s.sampling.pools.items() if n != 'inliers'}) == 1
+
+def test_an_ablation_changes_one_thing():
+    p = load_profile(ROOT/'profiles/mini.yaml'); s = ablations_study(p)
+    dream,q,d = s.training.contenders['Dream-OOD'],s.sampling.pools['knn'],s.decoding.pools['knn']
+    for axis,values in axes(p).items():
+        for v in values:
+            c = s.training.contenders[value_name(axis,v)]
+            own = [k for k in type(c).model_fields if getattr(c,k) != getattr(dream,k) and k != 'outliers']
+            sampled,drawn = s.rule(c.outliers),s.decoding.pools[c.outliers]
+            own += [k for k in type(sampled).model_fields if getattr(sampled,k) != getattr(q,k)] + [k for k in type(drawn).model_fields if getattr(drawn,k) != getattr(d,k) and k != 'of']
+            assert len(own) == 1, (axis,v,own)
+
+def test_a_profile_without_nouns_has_no_contender_that_needs_them():
+    p = load_profile(ROOT/'profiles/cifar100.yaml'); s = studies(p)['tables']
+    assert 'other class names' not in s.training.contenders and 'drift' not in s.sampling.pools
+    with_list = p.model_copy(update=dict(foundation=p.foundation.model_copy(update=dict(nouns='profiles/imagenet900_nouns.csv'))))
+    assert 'other class names' in studies(with_list)['tables'].training.contenders
+
+def test_nouns_of_imagenet_are_those_of_the_other_classes():
+    p = load_profile(ROOT/'profiles/imagenet100.yaml'); nouns = pd.read_csv(ROOT/p.foundation.nouns).noun
+    assert nouns.is_unique and nouns.notna().all() and 890 <= len(nouns) <= 900
+    assert not {'stingray','hen','zebra','tractor'} & set(nouns) and {'tench','goldfish'} <= set(nouns)
+
+def test_another_foundation_is_a_study_of_its_own():
+    p = load_profile(ROOT/'profiles/mini.yaml')
+    p = p.model_copy(update=dict(paper=p.paper.model_copy(update=dict(foundations={'other':'_models/other'}))))
+    s = studies(p)['foundation-other']
+    assert s.foundation.model == '_models/other' and needs(p,'backbones')['foundation-other'] == ['evaluation']
+
+# -- what a contender may have of its own -----------------------------------------------------------------------------
+def test_a_batch_of_few_classes():
+    y = torch.tensor([0]*5+[1]*50+[2]*7+[3]*20)
+    for m in (1,2,3,9):
+        g = torch.Generator().manual_seed(m); seen = set()
+        for _ in range(30):
+            i = few_classes(y, 12, m, g)
+            assert len(i) == 12 and len(y[i].unique()) == min(m,4)
+            counts = y[i].bincount(); assert counts[counts>0].max()-counts[counts>0].min() <= 1
+            seen |= set(y[i].tolist())
+        assert seen == {0,1,2,3}
+
+@pytest.mark.parametrize('contender,words', [(dict(start='plain',backbone='regnetx_002'),'give both the same'), (dict(start='plain',outliers='wide',per_class=3),'choose among the outliers of sampled pools'),
+                                            (dict(start='plain',outliers='names',distance=[0,.5]),'choose among'), (dict(start='plain',outliers='vos',classes_a_step=2),'choose among')])
+def test_a_contender_that_cannot_be_is_refused(contender, words):
+    d = load_profile(ROOT/'profiles/mini.yaml').model_dump()
+    d['training']['contenders'] = dict(plain={}, other=contender); d['evaluation']['methods'] = dict(m=dict(contender='plain',detector='msp'))
+    with pytest.raises(ValueError, match=words): Profile(**d)
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+SEEDS = [0,1]
+
+@pytest.fixture(scope='module', autouse=True)
+def at_root():
+    with pytest.MonkeyPatch.context() as m:
+        m.chdir(ROOT); yield
+
+@pytest.fixture(scope='module')
+def profile(tmp_path_factory):
+    d = yaml.safe_load((ROOT/'profiles/smoke.yaml').read_text())
+    d['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
+    d |= dict(name='pages', paper=dict(backbones=['mobilenetv3_small_050'], sizes={5:2, 10:3}, inliers_per_class=6))
+    path = tmp_path_factory.mktemp('profiles')/'pages.yaml'
+    path.write_text(yaml.safe_dump(d, sort_keys=False))
+    return path
+
+@pytest.fixture(scope='module')
+def runs(profile, tmp_path_factory):
+    "All runs behind the pages."
+    folder = tmp_path_factory.mktemp('runs')
+    for n,s in studies(load_profile(profile)).items():
+        for seed in SEEDS:
+            run = Run.open(s, seed, folder)
+            for stage in STAGES: stage(run)
+            if n != 'dream-id': training.run_training(run); evaluation.run_evaluation(run)
+            if n != 'ablations': dream_id.run_dream_id(run)
+    return folder
+
+@lru_cache
+def executed(name, profile, runs):
+    "A page executed once, in this process, where its imports are there: its cells, and the files it made."
+    home = paper_home(load_profile(profile), runs); before = set(home.rglob('*'))
+    nb = json.loads((ROOT/'nbs/paper'/f'{name}.ipynb').read_text())
+    for c in nb['cells']:
+        c['outputs'] = []
+        if 'parameters' in c['metadata'].get('tags',[]): c['source'] = f'profile,seeds,runs = {str(profile)!r},{SEEDS},{str(runs)!r}'
+    nb = dict2nb(nb)
+    CaptureShell().run_all(nb, exc_stop=True)
+    return nb.cells,{f.relative_to(home).as_posix() for f in set(home.rglob('*'))-before if f.is_file()}
+
+@pytest.mark.parametrize('name', PAPER)
+def test_page(name, profile, runs):
+    home = paper_home(load_profile(profile), runs)
+    cells,made = executed(name, profile, runs)
+    assert not [o for c in cells for o in c.get('outputs',[]) if o['output_type']=='error']
+    tables,figures = ({f.rsplit('.',1)[0] for f in made if f.startswith(k)} for k in ('tables/','figures/'))
+    assert tables | figures, 'a page ends in a table or a figure'
+    assert made >= {f'{t}.{e}' for t in tables for e in ('md','csv','tex')} | {f'{f}.{e}' for f in figures for e in ('png','pdf')}
+    for t in tables:
+        said = (home/f'{t}.md').read_text().strip().splitlines()[-1]
+        assert re.search(r'-(tables|ablations|dream-id)`: `seed0`.*code', said), said
+        assert (home/f'{t}.tex').read_text().count('\\\\') > 1 and len(pd.read_csv(home/f'{t}.csv'))
+        assert not re.search(r'\bnan\b', (home/f'{t}.md').read_text()), t
+
+def test_claims_page_judges_every_claim(profile, runs):
+    home = paper_home(load_profile(profile), runs)
+    for name in PAPER: executed(name, profile, runs)
+    executed('claims', profile, runs)
+    t = pd.read_csv(home/'tables/claims.csv')
+    assert len(t) == len(list((home/'claims').glob('*.json'))) >= 15 and set(t.verdict) <= {'holds','partly','no'} and set(t.page) <= set(PAPER)
+    assert t[['claim','reported','ours']].notna().all().all()
+
+def test_numbers_of_the_table_are_those_of_the_runs(profile, runs):
+    over = open_runs(profile, SEEDS, runs, 'tables')
+    t = pd.concat([pd.read_csv(r.stage('evaluation')/'metrics.csv') for r in over])
+    executed('detection', profile, runs)
+    near = 100*t[(t.method=='Dream-OOD: energy')&(t.group=='near')].groupby('seed').fpr95.mean()
+    row = next(l for l in (paper_home(load_profile(profile),runs)/'tables/detection.md').read_text().splitlines() if l.startswith('| Dream-OOD '))
+    head = (paper_home(load_profile(profile),runs)/'tables/detection.md').read_text().splitlines()[0]
+    at = [c.strip() for c in head.split('|')].index('near FPR95 ↓')
+    assert row.split('|')[at].strip().split(' ± ')[0] == f'{near.mean():.1f}'
+
+def test_thirds_by_distance_are_a_partition_of_the_pool(profile, runs):
+    run = open_runs(profile, SEEDS, runs, 'ablations')[0]
+    whole = outlier_images(run,'knn'); distance = load_tensors(run.stage('sampling')/'knn.safetensors')['distance']
+    parts = {n:outlier_images(run,'knn',distance=r) for n,r in THIRDS.items()}
+    files = [f for p in parts.values() for f in p.images]
+    assert sorted(files) == sorted(whole.images) and len(set(files)) == len(files)
+    of = lambda f: distance[run.profile.data.classes.index(f.parent.name), int(f.stem)].item()
+    for c in run.profile.data.classes:
+        lo,mid,hi = ([of(f) for f in p.images if f.parent.name==c] for p in parts.values())
+        assert max(lo) <= min(mid) and max(mid) <= min(hi)
+    first = outlier_images(run,'knn',per_class=2)
+    assert [f.stem for f in first.images] == ['00000','00001']*len(run.profile.data.classes)
+
+def test_own_backbones_are_trained_and_scored(profile, runs):
+    run = open_runs(profile, SEEDS, runs, 'ablations')[0]
+    a,b = load_classifier(run,'mobilenetv3_small_050, Dream-OOD'),load_classifier(run,'Dream-OOD')
+    assert type(a) != type(b)
+    m = pd.read_csv(run.stage('evaluation')/'metrics.csv')
+    assert m[m.method=='mobilenetv3_small_050, Dream-OOD: energy'].auroc.notna().all()
+
+def test_an_ablation_that_changes_nothing_else_shares_its_start(profile, runs):
+    "Same start, same ID batches: with β alone changed, the first step's cross-entropy is the same."
+    stage = open_runs(profile, SEEDS, runs, 'ablations')[0].stage('training')
+    first = {n:pd.read_csv(stage/f'{n}.csv').ce[0] for n in ('Dream-OOD','β 0.3','β 1')}
+    assert len(set(first.values())) == 1
+
+def test_the_graph_asks_for_what_the_pages_read(profile, tmp_path, monkeypatch):
+    def dry(target):
+        r = subprocess.run([sys.executable,'-m','snakemake','-n','--cores','2','--rerun-triggers','mtime','--nolock','--snakefile',str(ROOT/'Snakefile'),'--directory',str(tmp_path),
+                            '--config',f'profile={profile}','seeds="0,1"',f'runs={tmp_path}',f'target={target}'], capture_output=True, text=True, cwd=tmp_path)
+        assert r.returncode == 0, r.stdout+r.stderr
+        return dict(re.findall(r'^([\w-]+)\s+(\d+)$', r.stdout+r.stderr, re.M))
+    for f in ('nbs','profiles','settings.ini'): (tmp_path/f).symlink_to(ROOT/f)
+    jobs = dry('paper')
+    assert {f'page_{n}' for n in PAPER} | {'claims'} <= set(jobs)
+    assert {f'{s}_evaluation_{k}' for s in ('tables','ablations') for k in SEEDS} | {f'dream-id_dream_id_{k}' for k in SEEDS} <= set(jobs)
+    assert 'dream-id_training_0' not in jobs and 'ablations_dream_id_0' not in jobs
+    one = dry('paper/efficiency')
+    assert 'page_efficiency' in one and 'claims' not in one and not [j for j in one if j.startswith('tables')]
+    assert not [j for j in dry('paper/tables') if j.startswith('page')]
+
+@pytest.mark.parametrize('args,words', [(['profiles/mini.yaml','0','_runs','','papers'],'There is no target'), (['profiles/mini.yaml','0','_runs','','paper/none'],'There is no target'),
+                                        (['profiles/mini.yaml','0','_runs','Dream-OOD','paper'],'ROW')])
+def test_a_target_that_is_none_is_one_sentence(args, words):
+    sys.path.insert(0, str(ROOT/'tools'))
+    import reproduce
+    with pytest.raises(DreamError, match=words) as e: reproduce.main(*args)
+    assert '\n' not in str(e.value)
+
+def test_studies_are_written_once(profile, tmp_path):
+    paths = write_studies(load_profile(profile), tmp_path)
+    before = {p:p.stat().st_mtime_ns for p in paths.values()}
+    assert write_studies(load_profile(profile), tmp_path) == paths and before == {p:p.stat().st_mtime_ns for p in paths.values()}
+    for n,p in paths.items(): assert load_profile(p) == studies(load_profile(profile))[n]      # a profile like any other
+
+def test_a_verdict_follows_the_interval():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        m,h = rng.normal(),abs(rng.normal())
+        assert judged([(m,h)]) == ('holds' if m-h>0 else 'partly' if m>0 else 'no')
+    assert judged([(1.,.5),(-1.,.5)]) == 'partly' == judged([(1.,.5),(1.,2.)])
+
+def test_gain_is_in_favour_of_the_first():
+    m = pd.DataFrame([dict(method=n,ood_set='x',group='near',seed=s,fpr95=f+s,auroc=a,id_acc=0) for n,f,a in (('a',10,90),('b',20,80)) for s in (0,1)])
+    t = by_seed(m)
+    assert gain(t,'a','b',('near','fpr95')).tolist() == [10,10] and gain(t,'a','b',('near','auroc')).tolist() == [10,10]
+
+def test_latex_can_be_set():
+    t = latex(pd.DataFrame({'FPR95 ↓':['1.0 ± 0.2'], 'a_b & c':['50%'], 'β':['σ × φ']}))
+    assert not re.search(r'[^\x00-\x7f]', t) and r'a\_b \& c' in t and r'50\%' in t
