@@ -83,8 +83,8 @@ check: $(READY)
 	@sh tools/check.sh
 
 record: $(READY)
-	@echo "== Recording the finished run of profiles/mini.yaml in the notebooks, the start page and README.md"
-	@sh tools/record.sh '$(RUNS)'
+	@echo "== Recording the finished runs of profiles/mini.yaml ($(TARGET)) in the notebooks, the start page and README.md"
+	@sh tools/record.sh '$(RUNS)' '$(TARGET)'
 
 readme: $(READY)
 	@echo "== Writing README.md from nbs/index.ipynb"
