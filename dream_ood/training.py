@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHI', 'VIRTUAL', 'MIXED', 'energy', 'Monotone', 'Phi', 'ood_loss', 'fit_phi', 'vos_outliers', 'npos_outliers', 'Made',
-           'Mixed', 'Virtual', 'channels_last', 'regularised_loss', 'training_mode', 'full_batches', 'few_classes',
-           'joined', 'outlier_images', 'some_of', 'features', 'made_outliers', 'through_vae', 'vae_images', 'Plan',
+           'Mixed', 'Virtual', 'channels_last', 'regularised_loss', 'training_mode', 'few_classes', 'full_batches',
+           'some_of', 'joined', 'outlier_images', 'features', 'made_outliers', 'through_vae', 'vae_images', 'Plan',
            'make_plan', 'leg_batches', 'train_leg', 'optimise', 'resume', 'fresh_classifier', 'load_classifier',
            'energies', 'made_energies', 'starting_phi', 'train_contender', 'run_training', 'summary', 'plot_training',
            'plot_shown']
@@ -223,6 +223,20 @@ def training_mode(
         if freeze and isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
     return net
 
+# %% ../nbs/06_regularized_training.ipynb #67e09f1d
+def few_classes(
+    labels:Tensor, # (N,)
+    n:int,         # how many images
+    classes:int,   # of how many classes
+    generator:torch.Generator
+)->Tensor: # (n,) indices
+    "Images of a few classes, drawn at random, as many of each as that allows."
+    cs = labels.unique()
+    cs = cs[torch.randperm(len(cs), generator=generator)[:classes]]
+    own = [(labels==c).nonzero()[:,0] for c in cs]
+    each = [i[torch.randperm(len(i), generator=generator)].repeat(-(-n//len(i))) for i in own]
+    return torch.stack([i[:n] for i in each], 1).flatten()[:n]
+
 # %% ../nbs/06_regularized_training.ipynb #1a43e5ea
 def full_batches(
     ds:ImageSet,
@@ -239,18 +253,16 @@ def full_batches(
     else: order = torch.cat([torch.randperm(len(ds), generator=generator) for _ in range(-(-n//len(ds)))])[:n]
     yield from batches(ds.subset(order), batch_size, transform, generator, device, shuffle=not classes)
 
-def few_classes(
-    labels:Tensor, # (N,)
-    n:int,         # how many images
-    classes:int,   # of how many classes
-    generator:torch.Generator
-)->Tensor: # (n,) indices
-    "Images of a few classes, drawn at random, as many of each as that allows."
-    cs = labels.unique()
-    cs = cs[torch.randperm(len(cs), generator=generator)[:classes]]
-    own = [(labels==c).nonzero()[:,0] for c in cs]
-    each = [i[torch.randperm(len(i), generator=generator)].repeat(-(-n//len(i))) for i in own]
-    return torch.stack([i[:n] for i in each], 1).flatten()[:n]
+# %% ../nbs/06_regularized_training.ipynb #71ec494b
+def some_of(run:Run, pool:str, ds:ImageSet, per_class=None, distance=None)->list: # indices into ds
+    "The images of a sampled pool that have the first places, or the distances, asked for; raises DreamError if there are none."
+    m = pd.read_parquet(run.stage('decoding')/pool/'metadata.parquet').set_index('file')
+    m = m.loc[[f.relative_to(run.stage('decoding')/pool).as_posix() for f in ds.images]].reset_index()
+    rank = m.groupby('class').distance.rank(method='first')/m.groupby('class').distance.transform('size')
+    lo,hi = distance or (0,1)
+    m = m[(rank>lo)&(rank<=hi)].groupby('class').head(per_class or len(m))
+    if m.empty: raise DreamError(f'Pool {pool!r} has no outliers between the quantiles {lo} and {hi} of its distances: widen the range.')
+    return m.index.tolist()
 
 # %% ../nbs/06_regularized_training.ipynb #bb33a385
 def joined(
@@ -275,16 +287,6 @@ def outlier_images(
         ds = pool_set(run.stage('decoding').require()/name, run.profile)
         return ds.subset(some_of(run, name, ds, per_class, distance)) if per_class or distance else ds
     return joined(*map(one, names.split('+')), size=run.profile.data.image_size)
-
-def some_of(run:Run, pool:str, ds:ImageSet, per_class=None, distance=None)->list: # indices into ds
-    "The images of a sampled pool that have the first places, or the distances, asked for; raises DreamError if there are none."
-    m = pd.read_parquet(run.stage('decoding')/pool/'metadata.parquet').set_index('file')
-    m = m.loc[[f.relative_to(run.stage('decoding')/pool).as_posix() for f in ds.images]].reset_index()
-    rank = m.groupby('class').distance.rank(method='first')/m.groupby('class').distance.transform('size')
-    lo,hi = distance or (0,1)
-    m = m[(rank>lo)&(rank<=hi)].groupby('class').head(per_class or len(m))
-    if m.empty: raise DreamError(f'Pool {pool!r} has no outliers between the quantiles {lo} and {hi} of its distances: widen the range.')
-    return m.index.tolist()
 
 # %% ../nbs/06_regularized_training.ipynb #36b2c1a3
 def features(
