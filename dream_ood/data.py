@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PHOTOGRAPHS', 'TEXTURES', 'SYMBOLS', 'FONTS', 'FASHION', 'EXTENSIONS', 'TWO', 'DATASETS', 'READERS', 'ImageSet',
            'read_image', 'geometry', 'read_sheet', 'fit', 'crops', 'symbols', 'made', 'absent', 'load_images', 'id_set',
-           'ood_sets', 'validation_outliers', 'wide_set', 'pool_set', 'Transform', 'shift_flip', 'eval_transform',
-           'train_transform', 'Items', 'batches', 'leaks', 'run_data']
+           'ood_sets', 'unlike_classes', 'validation_outliers', 'wide_set', 'pool_set', 'Transform', 'shift_flip',
+           'eval_transform', 'train_transform', 'Items', 'batches', 'leaks', 'run_data']
 
 # %% ../nbs/01_data.ipynb #c08b6185
 import csv,gzip,re
@@ -20,7 +20,7 @@ from PIL import Image,ImageDraw,ImageFont,UnidentifiedImageError
 from torch.utils.data import DataLoader,Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
-from .runs import ASSETS,DreamError,Profile,Run,Source,image_grid,load_json,nice,resolve,save_figure,save_json,seed_for,set_style,sha256
+from .runs import ASSETS,DreamError,Profile,Run,Source,image_grid,load_json,nice,resolve,save_figure,save_json,seed_for,set_style,sha256,share_of
 
 # %% ../nbs/01_data.ipynb #d24fc555
 class ImageSet(Dataset):
@@ -238,6 +238,10 @@ def _read(name, src, p, classes): # images and class names, or one sentence that
     try: return READERS[src.kind](src, classes)
     except DreamError as e: raise DreamError(f'{name}: {e}') from None
 
+def _in_part(src, files): # for each file, whether it is in the part of the folder that is asked for
+    root = resolve(src.path)
+    return [src.part[0] <= share_of(f.relative_to(root).as_posix()) < src.part[1] for f in files]
+
 def load_images(
     name:str,
     src:Source,        # entry of a profile
@@ -252,10 +256,12 @@ def load_images(
     wanted = set(src.select or classes or names)
     if missing := wanted-set(names): raise DreamError(f'{name}: no images of {sorted(missing)} in {src.path or src.kind!r}: check the names in the profile.')
     keep,seen = [],dict.fromkeys(wanted,0)
+    part = _in_part(src, x) if src.part else [True]*len(names)
     for i,n in enumerate(names):
-        if n not in wanted: continue
+        if n not in wanted or not part[i]: continue
         seen[n] += 1
         if src.exclude_first < seen[n] <= src.exclude_first+(src.per_class or len(names)): keep.append(i)
+    if lost := sorted(n for n in wanted if not seen[n]): raise DreamError(f'{name}: {lost[0]!r} has {names.count(lost[0])} images in {src.path!r}, too few to have some in every split: add images (30 are few, 100 are good), or leave the class out.')
     labels = [list(classes).index(names[i]) for i in keep] if classes else None
     if torch.is_tensor(x):
         x = fit(x[keep], d.image_size)
@@ -278,15 +284,24 @@ def ood_sets(p:Profile)->dict:
     "OOD test sets by name, each with its `.group`. For the last stage alone."
     return {n:load_images(n, s, p, group=s.group) for n,s in p.data.ood.items()}
 
+def unlike_classes(ds:ImageSet, p:Profile)->ImageSet:
+    "Pictures of other things, without those of a noun that is one of the classes."
+    names = {w for c in p.data.classes for w in (c,p.data.noun(c))}
+    keep = [i for i,n in enumerate(ds.nouns) if n not in names]
+    if not keep: raise DreamError(f'{ds.name}: all images bear the name of a class, so none is an outlier: name other images.')
+    if len(keep)==len(ds): return ds
+    some = ds.subset(keep); some.nouns = [ds.nouns[i] for i in keep]
+    return some
+
 def validation_outliers(p:Profile)->ImageSet:
     "Real images on which hyperparameters are chosen; disjoint from every OOD test set and unknown to the foundation."
     if p.data.validation_outliers is None: raise DreamError(f'Profile {p.name!r} has no data.validation_outliers: name a set of outliers to choose hyperparameters on.')
-    return load_images('validation outliers', p.data.validation_outliers, p)
+    return unlike_classes(load_images('validation outliers', p.data.validation_outliers, p), p)
 
 def wide_set(p:Profile)->ImageSet:
     "Real images of other things, for outlier exposure."
     if p.data.wide is None: raise DreamError(f'Profile {p.name!r} has no data.wide: name a set of real images for outlier exposure.')
-    return load_images('wide', p.data.wide, p)
+    return unlike_classes(load_images('wide', p.data.wide, p), p)
 
 def pool_set(folder, p:Profile)->ImageSet:
     "Decoded images: one subfolder a class (or noun); labels index `p.data.classes`, -1 for other names."
@@ -381,4 +396,5 @@ def run_data(run:Run):
         if s.group and len(s)==1: print(f'{n}: the OOD set holds one image, so its FPR95 and AUROC say little.')
     if shared := [l for l in leaks(sets) if l[0]!=l[1]]: raise DreamError(f'Image sets share images: {shared}; each image may stand in one set only.')
     save_json(stage/'sets.json', {n:dict(images=len(s), group=s.group, classes=s.classes) for n,s in sets.items()})
+    if own := {k:v for k,v in run.external('data').items() if k.startswith('folder ')}: save_json(stage/'folders.json', own)
     stage.finish()
