@@ -1,4 +1,4 @@
-# make reproduce | plan | rates | test | docs | lab | foundation | check | readme | clean | help
+# make reproduce | classifier | plan | rates | test | docs | lab | foundation | check | readme | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
@@ -8,6 +8,7 @@ SEEDS   ?= 0,1,2
 RUNS    ?= _runs
 ROW     ?=
 AGAIN   ?=
+COMMA   := ,
 PYTHON  ?= python3
 
 FAISS := $(if $(GPU),gpu,cpu)
@@ -20,9 +21,10 @@ export PYTHONWARNINGS := ignore:IProgress not found
 EMOJI := emoji-datasource-google emoji-datasource-twitter openmoji @lobehub/fluent-emoji-3d \
          @iconify-json/emojione @iconify-json/fxemoji @iconify-json/noto-v1
 
-.PHONY: help reproduce plan rates test docs lab foundation check readme record clean
+.PHONY: help reproduce classifier plan rates test docs lab foundation check readme record clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
+	@echo "make classifier  from a folder of images to a classifier that may refuse: PROFILE=profiles/mine.yaml (its first seed)"
 	@echo "make plan        what PROFILE would take: what is missing, the graph, images, disk and hours; computes nothing"
 	@echo "make rates       measure on this machine how long the pieces of PROFILE take, for make plan (AGAIN=1: anew)"
 	@echo "make test        run every notebook and every test"
@@ -47,6 +49,9 @@ $(READY): settings.ini setup.py
 reproduce: $(READY)
 	@echo "== Reproducing $(PROFILE), seeds $(SEEDS): finished stages are skipped, an interrupted one goes on"
 	@python tools/reproduce.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)'
+
+classifier: $(READY)
+	@python tools/classifier.py '$(PROFILE)' '$(firstword $(subst $(COMMA), ,$(SEEDS)))' '$(RUNS)'
 
 plan: $(READY)
 	@python tools/plan.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)'

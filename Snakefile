@@ -2,7 +2,7 @@
 # papermill; the executed copies land in RUNS/<profile>/seed<k>/notebooks/. `make reproduce` calls this file; by hand, or
 # on a cluster with `--executor slurm --jobs 20`:
 #   snakemake --cores all --rerun-triggers mtime --rerun-incomplete --config profile=profiles/mini.yaml seeds=0
-import csv, shlex, sys, time
+import csv, json, shlex, sys, time
 from pathlib import Path
 import torch
 from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_profile
@@ -86,3 +86,18 @@ for _place, _seed in enumerate(SEEDS):                  # the first seed is fini
             threads: threads_of(_stage, _seed)
             priority: 2*(len(SEEDS)-_place) - (_stage == 'dream_id')
             shell: '{params.command}'
+
+# ---- `make classifier`: the first seed up to its evaluation, then nbs/09_classifier.ipynb. Dream-ID and tables are left out.
+def stale_classifier():
+    "[CLOCK] if the classifier is missing, of another seed or of another evaluation, else nothing."
+    run, at = Run(study, SEEDS[0], RUNS), HOME/'classifier'/'classifier.json'
+    made = json.loads(at.read_text())['made_from'] if at.exists() else {}
+    return [] if (made.get('seed'), made.get('evaluation')) == (SEEDS[0], run.stage('evaluation')._read('provenance.json').get('result')) else [CLOCK]
+
+rule classifier:
+    input: executed(SEEDS[0], NOTEBOOKS['evaluation']), stale_classifier()
+    output: HOME/'notebooks'/'classifier.ipynb'
+    message: f'== The classifier of {study.name}, seed {SEEDS[0]}'
+    params: command=job('09_classifier', HOME/'notebooks'/'classifier.ipynb', seed=SEEDS[0])
+    threads: CORES
+    shell: '{params.command}'

@@ -28,9 +28,9 @@ def end_orphans(profile, runs):
                 with suppress(psutil.NoSuchProcess): child.kill()
 
 
-def graph(profile, seeds, runs, home):
-    "Run snakemake, and say only what a reader needs: which notebook is next, or that there is nothing to do."
-    command = [sys.executable, '-m', 'snakemake', *OPTIONS, '--config', f'profile={profile}', f'seeds="{seeds}"', f'runs={runs}']
+def graph(profile, seeds, runs, home, target='tables'):
+    "Run snakemake up to a rule, and say only what a reader needs: which notebook is next, or that there is nothing to do."
+    command = [sys.executable, '-m', 'snakemake', target, *OPTIONS, '--config', f'profile={profile}', f'seeds="{seeds}"', f'runs={runs}']
     said, total, done, at, failed = [], 0, 0, '', ''
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as p:
         for line in p.stderr:
@@ -40,10 +40,10 @@ def graph(profile, seeds, runs, home):
                 if at.startswith('A first look'): print('\n' + (home/'tables'/'summary.md').read_text())
                 done, at = done + 1, m[1]
                 print(f'\n== [{done} of {total}] {at}', flush=True)
-            elif m := re.match(r'Error in rule (\w+?)(?:_(\d+))?:', line): failed = f'Seed {m[2]}: {NOTEBOOKS[m[1]]}' if m[2] else 'the table'
+            elif m := re.match(r'Error in rule (\w+?)(?:_(\d+))?:', line): failed = f'Seed {m[2]}: {NOTEBOOKS[m[1]]}' if m[2] else 'the table' if target == 'tables' else f'the {target}'
             elif line.startswith('Nothing to be done'): print('Nothing to be done: every stage is finished, from these very inputs.')
     if p.returncode and failed:
-        print(f'\nStopped at {failed} (see above). Mend the cause and call make reproduce again: it goes on from there.')
+        print(f'\nStopped at {failed} (see above). Mend the cause and call make {dict(tables="reproduce").get(target, target)} again: it goes on from there.')
     elif p.returncode: print(''.join(said), file=sys.stderr)
     return p.returncode
 
