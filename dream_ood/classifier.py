@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'UNKNOWN', 'FORMAT', 'FILES', 'unreadable', 'some_of', 'unknown_nouns', 'check_study', 'compare_methods',
-           'chosen_method', 'as_pixels', 'Given', 'Scores', 'Classifier', 'load', 'whole_folder', 'parts', 'Results',
-           'results', 'at_threshold', 'measured', 'describe', 'percent', 'interval', 'paragraph', 'page_table',
-           'page_figure', 'page_images', 'learnt_from', 'how_chosen', 'by_class', 'known_and_strangers',
+           'chosen_method', 'as_pixels', 'Given', 'Scores', 'Classifier', 'many', 'load', 'whole_folder', 'parts',
+           'Results', 'results', 'at_threshold', 'measured', 'describe', 'percent', 'interval', 'paragraph',
+           'page_table', 'page_figure', 'page_images', 'learnt_from', 'how_chosen', 'by_class', 'known_and_strangers',
            'plot_threshold', 'thresholds', 'strangers', 'worst', 'cautions', 'opening', 'report', 'is_made',
            'build_classifier']
 
@@ -24,8 +24,8 @@ import pandas as pd
 import torch
 import matplotlib.pyplot as plt
 from PIL import Image
+from fastcore.basics import patch
 from torch import Tensor
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 from .runs import ASSETS,SPLITS,DreamError,Profile,Run,atomic,load_json,load_tensors,nice,provenance,resolve,save_json,save_tensors,set_style,sha256
@@ -110,7 +110,7 @@ def as_pixels(
         if not 0<=x.min()<=x.max()<=1: raise DreamError(f'An image of floats has values between 0 and 1, and these reach from {x.min():.3g} to {x.max():.3g}: give it before it is normalised.')
         x = (255*x).round().byte()
     elif x.dtype!=torch.uint8: raise DreamError(f'An image tensor is uint8, or floats between 0 and 1, and this one is {x.dtype}.')
-    return (v2.functional.rgb_to_grayscale(x) if greyscale and len(x)==3 else x).cpu().expand(3,-1,-1)
+    return x.cpu() if len(x)==3 and not greyscale else as_pixels(Image.fromarray(x.cpu().expand(3,-1,-1).permute(1,2,0).numpy()), greyscale)   # grey as files are made grey
 
 class Given(ImageSet):
     "Images as a user gives them, each made ready when it is asked for."
@@ -144,25 +144,31 @@ class Classifier:
 
     def __repr__(self): return f"Classifier of {len(self.classes)} classes ({', '.join(self.classes[:8])}{', ...' if len(self.classes)>8 else ''}), threshold {self.threshold:.4g}"
 
-    def scores(self, images)->Scores: # of one image, or of many
-        "Probabilities of the classes, and the score that the threshold is compared with."
-        images = images if isinstance(images, (list,tuple)) or torch.is_tensor(images) and images.ndim==4 else [images]
-        if not len(images): return Scores(torch.zeros(0,len(self.classes)).double(), torch.zeros(0).double())
-        ds = Given(images, self.run.profile.data.greyscale)
-        o = outputs(self.net, ds, self.run.profile, self.run.device)
-        return Scores(o.logits.double().softmax(1), self.rule(o) if self.rule else odin(self.run, self.net, ds, **self.own))
+# %% ../nbs/09_classifier.ipynb #75687f54
+def many(images)->bool: return isinstance(images, (list,tuple)) or torch.is_tensor(images) and images.ndim==4
 
-    def __call__(self, images): # an answer, or a list of answers
-        "The name of a class, or UNKNOWN."
-        p,score = self.scores(images)
-        said = [self.classes[c] if s>=self.threshold else UNKNOWN for c,s in zip(p.argmax(1).tolist(), score.tolist())]
-        return said if isinstance(images, (list,tuple)) or torch.is_tensor(images) and images.ndim==4 else said[0]
+@patch
+def scores(self:Classifier, images)->Scores: # of one image, or of many
+    "Probabilities of the classes, and the score that the threshold is compared with."
+    images = images if many(images) else [images]
+    if not len(images): return Scores(torch.zeros(0,len(self.classes)).double(), torch.zeros(0).double())
+    ds = Given(images, self.run.profile.data.greyscale)
+    o = outputs(self.net, ds, self.run.profile, self.run.device)
+    return Scores(o.logits.double().softmax(1), self.rule(o) if self.rule else odin(self.run, self.net, ds, **self.own))
 
-    def at(self, recall:float)->'Classifier':
-        "The same classifier with the threshold that accepts this share of the ID validation images. Raises DreamError if it is no share."
-        new = copy(self)
-        new.threshold = threshold_for(self.validation_scores, recall)
-        return new
+@patch
+def __call__(self:Classifier, images): # an answer, or a list of answers
+    "The name of a class, or UNKNOWN."
+    p,score = self.scores(images)
+    said = [self.classes[c] if s>=self.threshold else UNKNOWN for c,s in zip(p.argmax(1).tolist(), score.tolist())]
+    return said if many(images) else said[0]
+
+@patch
+def at(self:Classifier, recall:float)->Classifier:
+    "The same classifier with the threshold that accepts this share of the ID validation images. Raises DreamError if it is no share."
+    new = copy(self)
+    new.threshold = threshold_for(self.validation_scores, recall)
+    return new
 
 # %% ../nbs/09_classifier.ipynb #03edc253
 FORMAT,FILES = 1,('classifier.json','classifier.safetensors','report.html')
@@ -384,8 +390,7 @@ def cautions(about:dict)->list: # sentences
 def opening(run:Run, about:dict)->str:
     "Title, the figures that matter, and how to use it."
     m,near = about['measured'],[o['accepted'] for o in about['measured']['ood'].values() if o['group']!='sanity']
-    cards = {percent(m['accuracy']):f"of {m['test_images']} test images are named right if it has to answer", percent(m['coverage']):'of them it accepts; the rest it answers with "I don\'t know"', percent(m['accuracy_of_accepted']):'of the accepted are named right'}
-    cards = list(cards.items()) if len(cards)==3 else [(percent(m[k]),t) for k,t in zip(('accuracy','coverage','accuracy_of_accepted'), ('of test images are named right','are accepted','of the accepted are right'))]
+    cards = [(percent(m['accuracy']), f"of {m['test_images']} test images are named right, if it has to answer"), (percent(m['coverage']), f'of them it accepts; to the rest it says "{UNKNOWN}"'), (percent(m['accuracy_of_accepted']), 'of the accepted are named right')]
     if near: cards.append((percent(np.mean(near)), 'of images of other things are accepted, wrongly (mean over the sets below, without noise)'))
     n = len(about['classes'])
     return (f'<h1>{escape(run.profile.name)}: a classifier that may say "I don\'t know"</h1>' + paragraph(f"It tells {n} classes apart: {escape(', '.join(about['classes'][:40]))}{', ...' if n>40 else ''}.")
@@ -407,7 +412,7 @@ def report(run:Run, table:pd.DataFrame, about:dict, r:Results)->str: # HTML
         paragraph('A stricter threshold refuses more strangers, and more of your own images. Each row is one call, such as <code>classify.at(recall=.9)</code>; nothing is trained again.'), thresholds(r),
         '<h2>Strangers: what it has never seen</h2>', paragraph('Images that belong to no class, measured once, at the end. FPR95 and AUROC are the field\'s measures, with the threshold set on test images; "accepted" is what this classifier does.'), strangers(about),
         '<h2>See for yourself</h2>', worst(run, r, t), '<h2>To keep in mind</h2>', '<ul>'+''.join(f'<li>{escape(c)}</li>' for c in cautions(about))+'</ul>',
-        '<h2>Where it comes from</h2>', page_table(pd.DataFrame([where]))]
+        '<h2>Where it comes from</h2>', page_table(pd.DataFrame(where.items(), columns=['','']))]
     page = (ASSETS/'classifier.html').read_text().replace('{{title}}', escape(run.profile.name)).replace('{{rendering}}', 'pixelated' if run.profile.data.image_size<=64 else 'auto')
     return page.replace('{{body}}', '\n'.join(body))
 

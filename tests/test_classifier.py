@@ -27,7 +27,7 @@ def shop(tmp_path_factory):
     "A folder with two subfolders, and one of something else."
     d = tmp_path_factory.mktemp('shop')
     for kind, c in enumerate(('boot', 'coat')):
-        for i in range(60): draw(d/'mine'/c/f'{i}.png', 100*kind+i, kind)
+        for i in range(80): draw(d/'mine'/c/f'{i}.png', 100*kind+i, kind)
     for i in range(8): draw(d/'other'/'cup'/f'{i}.png', 500+i, i % 2)
     return d
 
@@ -80,10 +80,10 @@ def files(p): return {s: {Path(f).relative_to(p.data.train.path).as_posix() for 
 def test_splits_are_disjoint_complete_and_stay_when_an_image_is_added_or_the_folder_moves(shop, tmp_path):
     shutil.copytree(shop/'mine', tmp_path/'own'/'mine')
     before = files(load_profile(mine(shop, tmp_path)))
-    assert sum(map(len, before.values())) == 120 == len(set().union(*before.values())) and len(before['train']) > 70
+    assert sum(map(len, before.values())) == 160 == len(set().union(*before.values())) and len(before['train']) > 70
     for i in range(20): draw(tmp_path/'own'/'mine'/'boot'/f'new{i}.png', i)
     after = files(load_profile(mine(tmp_path/'own', tmp_path)))
-    assert all(before[s] <= after[s] for s in SPLITS) and sum(map(len, after.values())) == 140
+    assert all(before[s] <= after[s] for s in SPLITS) and sum(map(len, after.values())) == 180
     assert all(SPLITS[s][0] <= share_of(f) < SPLITS[s][1] for s in SPLITS for f in after[s])
 
 def test_an_image_added_makes_the_study_stale_and_the_same_folder_elsewhere_does_not(shop, tmp_path):
@@ -107,7 +107,7 @@ def test_outliers_that_bear_a_class_name_are_none(shop, tmp_path):
     (lambda d: (d/'boot'/'7.png').write_bytes(b'no picture'), {}, "1 of your images cannot be read .*boot/7.png.*: replace or remove it"),
     (lambda d: (d/'hat').mkdir(), {}, "no images of \\['hat'\\]"),
     (lambda d: draw(d/'hat'/'a.png', 1), {}, "'hat' has 1 images in .* too few to have some in every split"),
-    (lambda d: None, dict(sampling=dict(pools=dict(knn=dict(k=50)))), "training images, and the distance to the neighbour sampling.pools.knn.k = 50 needs 51"),
+    (lambda d: None, dict(sampling=dict(pools=dict(knn=dict(k=70)))), "training images, and the distance to the neighbour sampling.pools.knn.k = 70 needs 71"),
     (lambda d: None, dict(evaluation=dict(k=500)), 'fewer than evaluation.k = 500'),
     (lambda d: (d/'boot').rename(d/'xylophone'), {}, "does not know the word 'xylophone': give"),
     (lambda d: shutil.rmtree(d/'boot'), {}, 'has 1 subfolder: it needs one for each class'),
@@ -160,7 +160,7 @@ def evaluated(trained):
 @pytest.fixture(scope='module')
 def folder(evaluated): return build_classifier(evaluated)
 
-def rebuilt(run, detector, monkeypatch, tmp_path, **settings):
+def rebuilt(run, detector, tmp_path, **settings):
     "A classifier of another detector of the run, in a folder of its own."
     d = run.profile.model_dump(); d['evaluation']['methods'] = dict(it=dict(contender='dreams', detector=detector, **settings))
     new = copy.copy(run); new.profile, new.folder = Profile(**d), tmp_path/'mini'/'seed0'
@@ -169,8 +169,8 @@ def rebuilt(run, detector, monkeypatch, tmp_path, **settings):
     return new, load(build_classifier(new))
 
 @pytest.mark.parametrize('detector,settings', [('msp', {}), ('energy', {}), ('knn', {}), ('knn', dict(tuned=True)), ('combined', {}), ('mahalanobis', {}), ('react', {}), ('kl_matching', {}), ('odin', {})])
-def test_its_scores_are_those_of_the_evaluation(evaluated, detector, settings, monkeypatch, tmp_path):
-    run, classify = rebuilt(evaluated, detector, monkeypatch, tmp_path, **settings)
+def test_its_scores_are_those_of_the_evaluation(evaluated, detector, settings, tmp_path):
+    run, classify = rebuilt(evaluated, detector, tmp_path, **settings)
     stage = load_scores(run)['it']
     for name, ds in results(run, 'it').sets.items(): assert torch.allclose(classify.scores(ds.images).score, stage[name], rtol=1e-5, atol=1e-6), name
     assert classify.threshold == threshold_for(stage['ID validation'], .95)
