@@ -6,9 +6,9 @@
 __all__ = ['TOLERANCE', 'UNKNOWN', 'FORMAT', 'FILES', 'unreadable', 'some_of', 'unknown_nouns', 'check_study', 'compare_methods',
            'chosen_method', 'as_pixels', 'Given', 'Scores', 'Classifier', 'many', 'load', 'whole_folder', 'parts',
            'Results', 'results', 'at_threshold', 'measured', 'describe', 'percent', 'interval', 'paragraph',
-           'page_table', 'page_figure', 'page_images', 'learnt_from', 'how_chosen', 'by_class', 'known_and_strangers',
-           'plot_threshold', 'thresholds', 'strangers', 'worst', 'cautions', 'opening', 'report', 'is_made',
-           'build_classifier']
+           'page_table', 'page_figure', 'page_images', 'pool_title', 'learnt_from', 'how_chosen', 'by_class',
+           'known_and_strangers', 'plot_threshold', 'thresholds', 'strangers', 'worst', 'cautions', 'opening', 'report',
+           'is_made', 'build_classifier']
 
 # %% ../nbs/09_classifier.ipynb #9aac260d
 import base64,io,os,shutil
@@ -283,23 +283,31 @@ def page_images(
     said = [f'<figcaption><b>{escape(b)}</b> {escape(s)}</figcaption>' for b,s in captions] if captions else ['']*len(pixels)
     return '<div class=images>' + ''.join(f'<figure><img alt="" src="{page_image(Image.fromarray(x.permute(1,2,0).numpy()), side)}">{s}</figure>' for x,s in zip(pixels,said)) + '</div>'
 
-# %% ../nbs/09_classifier.ipynb #59e90339
+# %% ../nbs/09_classifier.ipynb #2e574860
+def pool_title(p:Profile, pool:str)->tuple: # heading, and a sentence
+    "What a decoded pool is, in words."
+    how,rule = p.decoding.pools[pool],p.rule(pool)
+    if how.source=='class_names': return 'Drawn by the foundation from the words alone', 'If these look nothing like your images, the foundation does not know your classes, and the outliers that start from them are less to the point. Another word in data.nouns may help.'
+    said = {'knn':'dreamed at the edge of each class','drift':'dreamed on the way from a class to other things'}.get(rule.rule, f'by rule {rule.rule}') if rule else 'drawn from names of other things'
+    users = [n for n,c in p.training.contenders.items() if pool in (c.outliers or '').split('+')]
+    return f'Outliers {said}', f"Pool {pool}; shown to {' and '.join(users)}."
+
 def learnt_from(run:Run, n:int=12, most:int=20)->str: # images of a row; classes shown
     "What it was trained on: numbers, and real images beside what the foundation made of them."
     p,size = run.profile,run.profile.data.image_size
     sets = {s:id_set(p,s) for s in SPLITS}
-    counts = {s:ds.labels.bincount(minlength=len(p.data.classes)).tolist() for s,ds in sets.items()}
-    out = page_table(pd.DataFrame({'class':p.data.classes, 'word for it':[p.data.noun(c) for c in p.data.classes], **{f'{s} images':c for s,c in counts.items()}}))
+    counts = {f'{s} images':ds.labels.bincount(minlength=len(p.data.classes)).tolist() for s,ds in sets.items()}
     names = spread(list(enumerate(p.data.classes)), most)
-    def row(c, x): return f'<div class=row><span>{escape(c)}</span>{page_images(x, side=96)}</div>'
-    out += '<h3>Real training images</h3>' + ''.join(row(c, real_images(sets['train'], i, n, size)) for i,c in names)
+    def row(name, x): return f'<div class=row><span>{escape(name)}</span>{page_images(x, side=96)}</div>'
+    out = page_table(pd.DataFrame({'class':p.data.classes, 'word for it':[p.data.noun(c) for c in p.data.classes], **counts}))
+    out += '<h3>Your images, of the training split</h3>' + ''.join(row(c, real_images(sets['train'], i, n, size)) for i,c in names)
+    seen = {o for c in p.training.contenders.values() for o in (c.outliers or '').split('+')}
     for pool,how in p.decoding.pools.items():
-        if not any(pool in (c.outliers or '').split('+') for c in p.training.contenders.values()) and how.source!='class_names': continue
+        if pool not in seen and how.source!='class_names': continue
+        title,about = pool_title(p, pool)
         ds = pool_set(run.stage('decoding')/pool, p)
-        if how.source=='class_names': out += '<h3>Drawn by the foundation from the words alone</h3><p class=soft>If these look nothing like your images, the foundation does not know your classes, and its outliers are less to the point.</p>'
-        elif how.source=='other_names': out += f'<h3>Outliers from other names: {escape(pool)}</h3>' + page_images(ds.subset(spread(range(len(ds)), 2*n)).pixels(size), side=96)
-        else: out += f'<h3>Outliers dreamed: {escape(pool)}</h3>'
-        if how.source!='other_names': out += ''.join(row(c, real_images(ds, i, n, size)) for i,c in names)
+        rows = [('', ds.subset(spread(range(len(ds)), 2*n)).pixels(size))] if how.source=='other_names' else [(c, real_images(ds, i, n, size)) for i,c in names]
+        out += f'<h3>{escape(title)}</h3><p class=soft>{escape(about)}</p>' + ''.join(row(*r) for r in rows)
     return out
 
 # %% ../nbs/09_classifier.ipynb #29a89798
@@ -323,10 +331,8 @@ def by_class(run:Run, r:Results, threshold:float)->str:
 
 def known_and_strangers(run:Run, r:Results)->dict: # 'known' and the groups of OOD sets -> scores
     "Scores of ID test images, and of the OOD sets by group."
-    out = {'known (test images)':r.scores['ID test']}
-    for n,s in r.sets.items():
-        if s.group: out.setdefault(f'strangers, {s.group}',[]).append(r.scores[n])
-    return {k:torch.cat(v) if isinstance(v,list) else v for k,v in out.items()}
+    groups = {g:[r.scores[n] for n,s in r.sets.items() if s.group==g] for g in ('near','far','sanity')}
+    return {'known (test images)':r.scores['ID test']} | {f'strangers: {g}':torch.cat(v) for g,v in groups.items() if v}
 
 def plot_threshold(run:Run, r:Results, threshold:float): # matplotlib Figure
     "Where known images and strangers lie on the score, and the threshold."
@@ -341,11 +347,11 @@ def plot_threshold(run:Run, r:Results, threshold:float): # matplotlib Figure
 # %% ../nbs/09_classifier.ipynb #9c6785b3
 def thresholds(r:Results, recalls=(.99,.95,.9,.8,.7))->str:
     "A row for each share of validation images that is to be accepted."
-    rows,groups = [],sorted({s.group for s in r.sets.values() if s.group})
+    rows,groups = [],[g for g in ('near','far','sanity') if any(s.group==g for s in r.sets.values())]
     for q in recalls:
         t = threshold_for(r.scores['ID validation'], q); a = at_threshold(r, t)
         rows.append({'validation images accepted':f'{100*q:.0f}%', 'threshold':f'{t:.4g}', 'test images accepted':percent(a['coverage']), 'right among them':percent(a['accuracy'])} |
-                    {f'{g} strangers accepted':percent(np.mean([v for n,v in a['ood'].items() if r.sets[n].group==g])) for g in groups})
+                    {f'strangers accepted: {g}':percent(np.mean([v for n,v in a['ood'].items() if r.sets[n].group==g])) for g in groups})
     return page_table(pd.DataFrame(rows))
 
 def strangers(about:dict)->str:
@@ -354,7 +360,7 @@ def strangers(about:dict)->str:
     rows = [{'images of':n, 'how far':o['group'], 'images':o['images'], 'accepted (wrongly)':percent(o['accepted']), 'FPR95':percent(o['fpr95']), 'AUROC':percent(o['auroc'])} for n,o in m['ood'].items()]
     out = page_table(pd.DataFrame(rows)) if rows else paragraph('The profile names no OOD sets.')
     if not any(o['group']=='near' for o in m['ood'].values()): out += paragraph('There is no <i>near</i> set: images of things that might well turn up among yours but belong to no class. They are the hard case, and the easy sets above say little about them. If you can find some, name them in data.ood with group: near.')
-    if m['control_auroc']: out += paragraph('A control: does it refuse what is strange, or only the marks that a generator leaves? It tells test images from '+' and from '.join({'vae':'the same images passed through the foundation\'s autoencoder','generated':'images of your classes that the foundation drew'}.get(n,n)+f' with an AUROC of {percent(v)}' for n,v in m['control_auroc'].items())+' (50% is best: it sees no difference).')
+    if m['control_auroc']: out += paragraph('A control: does it refuse what is strange, or only the marks that a generator leaves? It tells test images from '+' and from '.join({'vae':'the same images passed through the foundation\'s autoencoder','generated':'images of your classes that the foundation drew'}.get(n,n)+f' with an AUROC of {percent(v)}' for n,v in m['control_auroc'].items())+'; 50% is best, for then it sees no difference.'+(' The second is high, too, where the foundation draws your classes badly.' if 'generated' in m['control_auroc'] else ''))
     return out
 
 # %% ../nbs/09_classifier.ipynb #0f68d819
@@ -406,11 +412,11 @@ def report(run:Run, table:pd.DataFrame, about:dict, r:Results)->str: # HTML
     where = {'study':made['study'], 'seed':made['seed'], 'foundation':made['foundation'], 'code':made['commit'] or 'unknown', 'made on':made['time'].replace('T',' '), 'device':made['device'], **{k:v for k,v in made['packages'].items() if k in ('torch','diffusers','pytorch-ood')}}
     body = [opening(run, about),
         '<h2>What it learnt from</h2>', learnt_from(run), '<h2>How the method was chosen</h2>', how_chosen(run, table),
-        '<h2>How good it is</h2>', by_class(run, r, t), paragraph(f"Its probabilities are off by {percent(m['ece'])} on average (expected calibration error over 15 bins): when it says 90%, it is right about 90% of the time, give or take that."),
-        paragraph('Left: how much of what is accepted is right, as the threshold moves. Right: how many of the images of other things slip through.'), page_figure(plot_coverage({about['method']:curve})),
+        '<h2>How good it is</h2>', by_class(run, r, t), paragraph(f"Of the answers that it calls 90% sure, are 90% right? On average its probabilities are {100*m['ece']:.1f} points off (expected calibration error, 15 bins)."),
+        paragraph('What happens as the threshold moves. ID images are yours (here the test images), OOD images those of other things, all sets below together. Left: how many of the accepted are named right. Right: how many of the images of other things slip through.'), page_figure(plot_coverage({about['method']:curve})),
         '<h2>Where the threshold lies</h2>', paragraph(f"An image is accepted if its score is at least {t:.4g}: {percent(about['recall'])} of the {about['images']['validation']} validation images are, and {percent(m['coverage'])} of the test images."), page_figure(plot_threshold(run, r, t)),
         paragraph('A stricter threshold refuses more strangers, and more of your own images. Each row is one call, such as <code>classify.at(recall=.9)</code>; nothing is trained again.'), thresholds(r),
-        '<h2>Strangers: what it has never seen</h2>', paragraph('Images that belong to no class, measured once, at the end. FPR95 and AUROC are the field\'s measures, with the threshold set on test images; "accepted" is what this classifier does.'), strangers(about),
+        '<h2>Strangers: what it has never seen</h2>', paragraph('Images that belong to no class (out-of-distribution, OOD), measured once, at the end. <i>Accepted</i> is what this classifier does at its threshold. FPR95 and AUROC are measures of the field: the share accepted where 95% of the <i>test</i> images are, and how often a test image has a higher score than a stranger. <i>Sanity</i> sets are no pictures at all.'), strangers(about),
         '<h2>See for yourself</h2>', worst(run, r, t), '<h2>To keep in mind</h2>', '<ul>'+''.join(f'<li>{escape(c)}</li>' for c in cautions(about))+'</ul>',
         '<h2>Where it comes from</h2>', page_table(pd.DataFrame(where.items(), columns=['','']))]
     page = (ASSETS/'classifier.html').read_text().replace('{{title}}', escape(run.profile.name)).replace('{{rendering}}', 'pixelated' if run.profile.data.image_size<=64 else 'auto')
@@ -441,5 +447,6 @@ def build_classifier(run:Run, recall:float=.95)->Path: # RUNS/<study>/classifier
     with whole_folder(folder) as new:
         save_tensors(new/FILES[1], **tensors)
         save_json(new/FILES[0], about|dict(weights=sha256(new/FILES[1])))
+        shutil.copymode(new/FILES[0], new/FILES[1])   # safetensors writes for the owner alone
         with atomic(new/FILES[2]) as f: f.write_text(report(run, table, about, r))
     return folder
