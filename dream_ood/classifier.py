@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 from .runs import ASSETS,SPLITS,DreamError,Profile,Run,atomic,load_json,load_tensors,nice,provenance,resolve,save_json,save_tensors,set_style,sha256
-from .data import ImageSet,id_set,ood_sets,pool_set,read_image,validation_outliers
+from .data import ImageSet,flat,geometry,id_set,ood_sets,pool_set,read_image,validation_outliers
 from .foundation import known,model_source,spread
 from .latent_space import make_backbone
 from .sampling import parameters_of
@@ -102,7 +102,7 @@ def as_pixels(
     if isinstance(image, (str,Path)):
         if not Path(image).is_file(): raise DreamError(f'There is no image {nice(image)!r}: give the path of an image file.')
         return read_image(image, greyscale)
-    if isinstance(image, Image.Image): return torch.from_numpy(np.array((image.convert('L') if greyscale else image).convert('RGB'))).permute(2,0,1)
+    if isinstance(image, Image.Image): return flat(image, greyscale)
     if not torch.is_tensor(image): raise DreamError(f'A {type(image).__name__} is no image: give a path, a PIL image, or a tensor (3, height, width).')
     x = image[None] if image.ndim==2 else image
     if x.ndim!=3 or len(x) not in (1,3) or not x.numel(): raise DreamError(f'A tensor of shape {tuple(image.shape)} is no image: give (3, height, width), or (images, 3, height, width).')
@@ -110,12 +110,13 @@ def as_pixels(
         if not 0<=x.min()<=x.max()<=1: raise DreamError(f'An image of floats has values between 0 and 1, and these reach from {x.min():.3g} to {x.max():.3g}: give it before it is normalised.')
         x = (255*x).round().byte()
     elif x.dtype!=torch.uint8: raise DreamError(f'An image tensor is uint8, or floats between 0 and 1, and this one is {x.dtype}.')
-    return x.cpu() if len(x)==3 and not greyscale else as_pixels(Image.fromarray(x.cpu().expand(3,-1,-1).permute(1,2,0).numpy()), greyscale)   # grey as files are made grey
+    return x.cpu() if len(x)==3 and not greyscale else flat(Image.fromarray(x.cpu().expand(3,-1,-1).permute(1,2,0).numpy()), greyscale)   # grey as files are made grey
 
 class Given(ImageSet):
     "Images as a user gives them, each made ready when it is asked for."
     def __init__(self, images, greyscale): super().__init__('images', images, greyscale=greyscale)
     def __getitem__(self, i): return as_pixels(self.images[i], self.greyscale),-1
+    def at(self, i, size): return geometry(size)(self[i][0])   # nothing is kept
 
 # %% ../nbs/09_classifier.ipynb #d26b3acb
 class Scores(NamedTuple):
