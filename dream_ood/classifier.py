@@ -66,7 +66,7 @@ def check_study(p:Profile, least:int=20):
     for pool,q in p.sampling.pools.items():
         if 'k' in parameters_of(q.rule) and few<=q.k: raise DreamError(f'{name!r} has {few} training images, and the distance to the neighbour sampling.pools.{pool}.k = {q.k} needs {q.k+1}: add images, or lower k.')
     if len(sets['train'])<p.evaluation.k: raise DreamError(f"There are {len(sets['train'])} training images, fewer than evaluation.k = {p.evaluation.k} neighbours: add images, or lower k.")
-    if len(sets['validation'])<least: raise DreamError(f"There are {len(sets['validation'])} validation images, and a threshold that refuses 5% of them needs {least} at least: add images.")
+    if len(sets['validation'])<least: raise DreamError(f"There are {len(sets['validation'])} validation images (some {100*(SPLITS['validation'][1]-SPLITS['validation'][0]):.0f}% of a folder), and a threshold that refuses 5% of them needs {least} at least: add images.")
     if bad := unreadable([f for s in sets.values() if not torch.is_tensor(s.images) for f in s.images]):
         raise DreamError(f"{len(bad)} of your images cannot be read ({some_of([nice(f) for f in bad])}): replace or remove {'it' if len(bad)==1 else 'them'}.")
     if words := unknown_nouns(p): raise DreamError(f'The foundation does not know the word{"s" if len(words)>1 else ""} {some_of(words,9)}: give each of these classes another word in data.nouns (the bundled foundation knows those in dream_ood/assets/foundation/nouns.csv).')

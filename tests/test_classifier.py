@@ -1,16 +1,15 @@
 "A practitioner's path: a folder of images, a short profile, and a classifier in a folder of its own that may say that it does not know."
-import copy, shutil, subprocess, sys
+import copy, re, shutil, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch, yaml
 from PIL import Image
 from dream_ood.classifier import *
 from dream_ood.classifier import FILES
-from dream_ood.data import id_set, load_images, run_data, validation_outliers, wide_set
+from dream_ood.data import id_set, run_data, validation_outliers
 from dream_ood.evaluation import load_scores, run_evaluation, threshold_for
-from dream_ood.runs import SPLITS, DreamError, Profile, Run, Source, load_json, load_profile, merged, only, save_json, share_of
-from dream_ood.training import run_training
-from conftest import tiny_profile, with_dreams
+from dream_ood.runs import SPLITS, DreamError, Profile, Run, load_json, load_profile, merged, only, save_json, share_of
+from test_workflow import hollow, notebook, project
 
 ROOT = Path(__file__).parent.parent
 BASES = ['own_small', 'own']
@@ -123,6 +122,37 @@ def test_the_command_says_one_sentence(shop, tmp_path):
     for profile, seed in ((mine(shop, tmp_path, data=dict(images=str(shop/'none'))), '0'), (tmp_path/'none.yaml', '0')):
         r = subprocess.run([sys.executable, 'tools/classifier.py', str(profile), seed, str(tmp_path/'runs')], cwd=ROOT, capture_output=True, text=True)
         assert r.returncode and r.stderr.startswith('Error: ') and len(r.stderr.strip().splitlines()) == 1 and not (tmp_path/'runs').exists(), r.stderr
+
+# -- the command ------------------------------------------------------------------------------------------------------
+def command(folder, seed='0'):
+    r = subprocess.run([sys.executable, 'tools/classifier.py', 'profiles/smoke.yaml', seed, '_runs'], cwd=folder, capture_output=True, text=True)
+    return r.returncode, r.stdout + r.stderr
+
+def test_it_runs_what_is_missing_up_to_the_evaluation_then_the_classifier_then_nothing(project):
+    notebook(project/'nbs'/'09_classifier.ipynb', """from pathlib import Path
+from dream_ood.runs import *
+run = Run.open(profile, seed, runs)
+if Path('broken').exists(): raise DreamError('The image x.png is corrupt: delete it.')
+save_json(run.folder.parent/'classifier'/'classifier.json', dict(made_from=dict(seed=seed, evaluation=run.stage('evaluation').require()._read('provenance.json')['result'])))""", parameters="profile = None\nseed = None\nruns = None")
+    run = hollow(project)
+    shutil.rmtree(run.stage('dream_id').folder); (run.folder/'notebooks'/'07_dream_id.ipynb').unlink(); shutil.rmtree(run.stage('evaluation').folder)
+    (project/'broken').touch()
+    code, said = command(project)
+    assert code and 'The image x.png is corrupt' in said and 'Traceback' not in said and not (run.folder.parent/'classifier').exists()
+    (project/'broken').unlink()
+    code, said = command(project)
+    assert code == 0 and re.findall(r'== \[\d of \d\] (.*)', said)[-1] == 'The classifier of smoke, seed 0' and "classify = load('_runs/smoke/classifier')" in said, said
+    assert not run.stage('dream_id').folder.exists() and not (run.folder.parent/'tables').exists()
+    code, said = command(project)
+    assert code == 0 and 'Nothing to be done' in said
+    shutil.rmtree(run.folder.parent/'classifier')
+    code, said = command(project)
+    assert code == 0 and '[1 of 1] The classifier' in said
+    hollow(project, 1)
+    code, said = command(project, '1')                                      # another seed, another classifier
+    assert code == 0 and '[1 of 1] The classifier of smoke, seed 1' in said and load_json(run.folder.parent/'classifier'/'classifier.json')['made_from']['seed'] == 1
+    code, said = command(project, 'one')
+    assert code and said == "Error: SEEDS is 'one': a classifier is made of one seed, a whole number such as SEEDS=0.\n"
 
 # -- the choice -------------------------------------------------------------------------------------------------------
 def chosen_of(run, rows):
