@@ -1,4 +1,4 @@
-# make reproduce | plan | rates | test | docs | lab | foundation | check | readme | clean | help
+# make reproduce | classifier | plan | rates | test | docs | lab | foundation | check | readme | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table
 #   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them
@@ -10,6 +10,7 @@ RUNS    ?= _runs
 ROW     ?=
 TARGET  ?= table1
 AGAIN   ?=
+COMMA   := ,
 PYTHON  ?= python3
 
 FAISS := $(if $(GPU),gpu,cpu)
@@ -22,10 +23,11 @@ export PYTHONWARNINGS := ignore:IProgress not found
 EMOJI := emoji-datasource-google emoji-datasource-twitter openmoji @lobehub/fluent-emoji-3d \
          @iconify-json/emojione @iconify-json/fxemoji @iconify-json/noto-v1
 
-.PHONY: help reproduce plan rates test docs lab foundation check readme record clean
+.PHONY: help reproduce classifier plan rates test docs lab foundation check readme record clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
 	@echo "make reproduce TARGET=paper   every table and figure of the paper, from PROFILE (hours)"
+	@echo "make classifier  from a folder of images to a classifier that may refuse: PROFILE=profiles/mine.yaml (its first seed)"
 	@echo "make plan        what PROFILE would take: what is missing, the graph, images, disk and hours; computes nothing"
 	@echo "make rates       measure on this machine how long the pieces of PROFILE take, for make plan (AGAIN=1: anew)"
 	@echo "make test        run every notebook and every test"
@@ -50,6 +52,9 @@ $(READY): settings.ini setup.py
 reproduce: $(READY)
 	@echo "== Reproducing $(PROFILE), seeds $(SEEDS): finished stages are skipped, an interrupted one goes on"
 	@python tools/reproduce.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)' '$(TARGET)'
+
+classifier: $(READY)
+	@python tools/classifier.py '$(PROFILE)' '$(firstword $(subst $(COMMA), ,$(SEEDS)))' '$(RUNS)'
 
 plan: $(READY)
 	@python tools/plan.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)' '$(TARGET)'

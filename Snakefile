@@ -132,3 +132,19 @@ for _key, (_profile, _study) in PARTS.items():
             threads: threads_of(_stage, _seed)
             priority: 2*(len(SEEDS)-_place) - (_stage == 'dream_id')
             shell: '{params.command}'
+
+# ---- `make classifier`: the first seed up to its evaluation, then nbs/09_classifier.ipynb. Dream-ID and tables are left out.
+if '' in PARTS:
+    def stale_classifier():
+        "[CLOCK] if the classifier is missing, of another seed or of another evaluation, else nothing."
+        run, at = Run(study, SEEDS[0], RUNS), HOME/'classifier'/'classifier.json'
+        made = load_json(at)['made_from'] if at.exists() else {}
+        return [] if (made.get('seed'), made.get('evaluation')) == (SEEDS[0], run.stage('evaluation')._read('provenance.json').get('result')) else [CLOCK]
+
+    rule classifier:
+        input: executed(SEEDS[0], NOTEBOOKS['evaluation']), stale_classifier()
+        output: HOME/'notebooks'/'classifier.ipynb'
+        message: f'== The classifier of {study.name}, seed {SEEDS[0]}'
+        params: command=job('09_classifier', HOME/'notebooks'/'classifier.ipynb', seed=SEEDS[0])
+        threads: CORES
+        shell: '{params.command}'

@@ -56,8 +56,8 @@ def ood_metrics(
     i,o = _checked(id_scores,'ID'),_checked(ood_scores,'OOD')
     ranks = np.unique(np.r_[i,o], return_inverse=True)[1].astype(float)   # every measure depends on the order alone
     i,o,y = ranks[:len(i)],ranks[len(i):],np.r_[np.ones(len(i)),np.zeros(len(o))]
-    return dict(fpr95=fpr_at(i,o), auroc=float(roc_auc_score(y,ranks)), aupr_in=float(average_precision_score(y,ranks)),
-                aupr_out=float(average_precision_score(1-y,-ranks)), fpr95_openood=fpr_at(-o,-i))
+    return dict(fpr95=fpr_at(i,o), auroc=float(roc_auc_score(y,ranks)), aupr_in=min(1.,float(average_precision_score(y,ranks))),   # a sum of shares: rounding may lead beyond 1
+                aupr_out=min(1.,float(average_precision_score(1-y,-ranks))), fpr95_openood=fpr_at(-o,-i))
 
 # %% ../nbs/08_evaluation.ipynb #f89fddde
 class Outputs(NamedTuple):

@@ -32,8 +32,9 @@ def end_orphans(profiles, runs):
 
 
 def graph(profile, seeds, runs, home, target='table1'):
-    "Run snakemake, and say only what a reader needs: which notebook is next, or that there is nothing to do."
-    command = [sys.executable, '-m', 'snakemake', *OPTIONS, '--config', f'profile={profile}', f'seeds="{seeds}"', f'runs={runs}', f'target={target}']
+    "Run snakemake up to a target, and say only what a reader needs: which notebook is next, or that there is nothing to do."
+    rule = [target] if target == 'classifier' else []
+    command = [sys.executable, '-m', 'snakemake', *rule, *OPTIONS, '--config', f'profile={profile}', f'seeds="{seeds}"', f'runs={runs}', f'target={target}']
     said, total, done, at, failed = [], 0, 0, '', ''
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as p:
         for line in p.stderr:
@@ -46,7 +47,7 @@ def graph(profile, seeds, runs, home, target='table1'):
             elif m := re.match(r'Error in rule (.+):', line): failed = called(m[1])
             elif line.startswith('Nothing to be done'): print('Nothing to be done: every stage is finished, from these very inputs.')
     if p.returncode and failed:
-        print(f'\nStopped at {failed} (see above). Mend the cause and call make reproduce again: it goes on from there.')
+        print(f'\nStopped at {failed} (see above). Mend the cause and call make {'classifier' if target == 'classifier' else 'reproduce'} again: it goes on from there.')
     elif p.returncode: print(''.join(said), file=sys.stderr)
     return p.returncode
 
@@ -55,7 +56,7 @@ def called(rule):
     "How people know a rule of the Snakefile."
     m = re.fullmatch(rf"(?:(.+)_)?({'|'.join(NOTEBOOKS)})_(\\d+)(?:_\\d+)?", rule)
     if m: return f"{m[1] + ', s' if m[1] else 'S'}eed {m[3]}: {NOTEBOOKS[m[2]]}"
-    return f"paper/{rule.removeprefix('page_')}" if rule.startswith('page_') or rule == 'claims' else 'the table'
+    return f"paper/{rule.removeprefix('page_')}" if rule.startswith('page_') or rule == 'claims' else 'the classifier' if rule == 'classifier' else 'the table'
 
 
 def one_row(study, row, runs):
