@@ -10,17 +10,17 @@ __all__ = ['ALL', 'THIRDS', 'PAPER', 'base_pool', 'has_nouns', 'derived', 'score
            'reported', 'said', 'record_claim', 'plot_rows', 'plot_axis']
 
 # %% ../nbs/10_paper.ipynb #953ca924
-import json,re,subprocess,sys
+import subprocess,sys
 from math import nan
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
 import matplotlib.pyplot as plt
-from IPython.display import Markdown,display
+from IPython.display import Markdown
 from scipy import stats
-from .runs import DreamError,Pool,Profile,Run,NOTEBOOKS,atomic,find_root,load_json,load_profile,nice,resolve,save_figure,save_json,save_table,set_style
-from .evaluation import DETECTORS,GRIDS,paired,versus
+from .runs import DreamError,Pool,Profile,Run,atomic,find_root,load_json,load_profile,nice,resolve,save_json,save_table,set_style
+from .evaluation import DETECTORS,GRIDS
 
 # %% ../nbs/10_paper.ipynb #7d8b46c7
 def base_pool(p:Profile)->Pool:
@@ -246,7 +246,7 @@ def publish_table(
     "Write tables/NAME.md, .csv and .tex; show the table with its caption."
     said = f'{caption} {made_from(over)}'
     text = df.to_markdown(index=False, disable_numparse=True)
-    save_table(home/'tables'/f'{name}.csv', df if numbers is None else numbers)
+    save_table(home/'tables'/f'{name}.csv', (df if numbers is None else numbers).round(4))
     with atomic(home/'tables'/f'{name}.md') as f: f.write_text(f'{text}\n\n{said}\n')
     with atomic(home/'tables'/f'{name}.tex') as f: f.write_text(f'% {said}\n{latex(df)}')
     return Markdown(f'{text}\n\n*{said}*')

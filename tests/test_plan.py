@@ -1,5 +1,5 @@
 "A dry run of the full-scale profiles, and the whole graph on a small ImageNet-100 in its real layout with a Stable Diffusion 1.x of random weights."
-import json,os,shutil,subprocess,sys,time
+import json,os,re,shutil,subprocess,sys,time
 import numpy as np,pandas as pd,pytest,torch,yaml
 from pathlib import Path
 from PIL import Image
@@ -70,6 +70,29 @@ def test_every_kind_of_profile_can_be_planned(profile, project, capsys): assert 
 def test_a_plan_of_nothing_is_one_sentence(args, words, project):
     with pytest.raises(DreamError, match=words) as e: plan.main(*args)
     assert '\n' not in str(e.value)
+
+def test_all_studies_of_the_paper_are_planned(project, capsys, computes_nothing):
+    out = said(capsys, 'profiles/imagenet100.yaml', '0,1', '_runs', '', 'paper')
+    for n in ('tables','ablations','dream-id'): assert f'== Study imagenet100-{n}:' in out
+    parts = {n:out[out.index(f'== Study imagenet100-{n}'):].split('== Study')[1] for n in ('tables','ablations','dream-id')}
+    assert '08_evaluation' in parts['tables'] and '07_dream_id' in parts['tables']
+    assert '07_dream_id' not in parts['ablations'] and '06_regularized' not in parts['dream-id'] and '05_decoding' in parts['dream-id']
+    drawn = [int(n.replace(',','')) for n in re.findall(r'([\d,]+) images drawn', out) if n!='120']
+    assert f'{2*sum(drawn):,} images to draw' in out and 'In all: 3 studies, 42 runs of stages for 2 seeds' in out
+    one = said(capsys, 'profiles/imagenet100.yaml', '0', '_runs', '', 'paper/efficiency')
+    assert '== Study imagenet100-ablations' in one and 'imagenet100-tables' not in one
+    with pytest.raises(DreamError, match='no target'): plan.main('profiles/mini.yaml', '0', '_runs', '', 'papers')
+
+def test_backbones_of_contenders_have_rates_of_their_own(project):
+    d = yaml.safe_load(Path('profiles/smoke.yaml').read_text())
+    d['training']['contenders'] |= dict(big=dict(backbone='resnet18'))
+    d['evaluation']['methods'] |= dict(Big=dict(contender='big', detector='energy'))
+    study,n = Profile(**d),{'ID train':512,'ID validation':200,'ID test':200}
+    trained = {rate:amount for _,rate,amount in plan.work(study, n)['training'] if rate.startswith('train')}
+    assert trained['train resnet18']==512 and trained['train resnet_mini']>512          # one epoch
+    table = made_up(study, 1.); table.loc[table.setting.str.startswith('resnet18'),'seconds'] = 100.
+    of = plan.lookup(study, table)
+    assert of('train resnet18',3)==300. and of('train resnet_mini',3)==3. and of('score resnet18',1)==100.
 
 def test_a_damaged_foundation_is_named(project, capsys):
     d = yaml.safe_load(Path('profiles/mini.yaml').read_text()); d['foundation']['model'] = str(project/'_models'/'sd')
