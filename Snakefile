@@ -8,7 +8,7 @@ import torch
 from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_json, load_profile, nice, save_json
 
 PROFILE = config.get('profile', 'profiles/mini.yaml')
-TARGET  = config.get('target', 'table1')   # or 'paper': every table and figure of nbs/paper; or one notebook or study of these, as paper/ablations
+TARGET  = config.get('target', 'table1')   # or 'paper': every table and figure of nbs/paper; paper/PAGE: one of them; runs/STUDY: the runs of a study behind them
 SEEDS   = [int(s) for s in str(config.get('seeds', '0,1,2')).split(',')]
 RUNS    = config.get('runs', '_runs')
 SHARDS  = int(config.get('shards', 1))   # parts that decoding is drawn in, beside one another
@@ -16,7 +16,7 @@ SHARDS  = int(config.get('shards', 1))   # parts that decoding is drawn in, besi
 study = load_profile(PROFILE)
 HOME  = Path(RUNS)/study.name
 PARTS = {'': (PROFILE, study)}      # study -> its profile: one, or those behind the paper's tables and figures
-if TARGET.startswith('paper'):
+if TARGET.partition('/')[0] in ('paper', 'runs'):
     HOME = Path(RUNS)/f'{study.name}-paper'
     if workflow.is_main_process:    # the jobs read what it found: importing the library takes longer than that
         from dream_ood.paper import PAPER, needs, write_studies
@@ -94,15 +94,14 @@ else:
         params: command=making('claims')
         shell: '{params.command}'
 
-    def asked(one):
+    def asked(kind, one):
         "What the target is: all pages, one of them, or the runs of a study."
-        if not one: return rules.claims.output
-        if one in GRAPH['pages']: return [page(one), stamp(one)]
-        return read({one: sorted({t for stages in GRAPH['pages'].values() for t in stages.get(one, ())})})
+        if kind == 'runs': return read({one: sorted({t for stages in GRAPH['pages'].values() for t in stages.get(one, ())})})
+        return [page(one), stamp(one)] if one else rules.claims.output
 
     rule paper:
         default_target: True
-        input: asked(TARGET.partition('/')[2])
+        input: asked(*TARGET.partition('/')[::2])
 
 # In the default study the first seed is finished, and shown, before the next begins.
 for _key, (_profile, _study) in PARTS.items():

@@ -185,7 +185,7 @@ def open_runs(
     over = [Run(part, s, runs) for s in seeds]
     if missing := [r.seed for r in over if not r.stage(stage).done]:
         print(f'{part.name}: asking the Snakefile for seeds {missing}')
-        subprocess.run([sys.executable, 'tools/reproduce.py', str(profile), ','.join(map(str,seeds)), str(runs), '', f'paper/{what}'], cwd=find_root())
+        subprocess.run([sys.executable, 'tools/reproduce.py', str(profile), ','.join(map(str,seeds)), str(runs), '', f'runs/{what}'], cwd=find_root())
     for r in over: r.stage(stage).require()
     return over
 

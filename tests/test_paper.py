@@ -191,9 +191,9 @@ def test_the_graph_asks_for_what_the_pages_read(profile, tmp_path, monkeypatch):
     assert 'dream-id_training_0' not in jobs and 'ablations_dream_id_0' not in jobs
     one = dry('paper/efficiency')
     assert 'page_efficiency' in one and 'claims' not in one and not [j for j in one if j.startswith('tables')]
-    assert not [j for j in dry('paper/tables') if j.startswith('page')]
+    assert not [j for j in dry('runs/ablations') if j.startswith(('page','tables'))]
 
-@pytest.mark.parametrize('args,words', [(['profiles/mini.yaml','0','_runs','','papers'],'There is no target'), (['profiles/mini.yaml','0','_runs','','paper/none'],'There is no target'),
+@pytest.mark.parametrize('args,words', [(['profiles/mini.yaml','0','_runs','','papers'],'There is no target'), (['profiles/mini.yaml','0','_runs','','paper/none'],'There is no target'), (['profiles/mini.yaml','0','_runs','','runs/controls'],'There is no target'),
                                         (['profiles/mini.yaml','0','_runs','Dream-OOD','paper'],'ROW')])
 def test_a_target_that_is_none_is_one_sentence(args, words):
     sys.path.insert(0, str(ROOT/'tools'))

@@ -1,6 +1,6 @@
 """Run the graph of notebooks for one profile, or for one row of its table, then show that: `python tools/reproduce.py PROFILE SEEDS RUNS [ROW] [TARGET]`.
 
-TARGET is `table1`, `paper` (every table and figure of nbs/paper), or a part of it: `paper/ablations` is a page, `paper/tables` the runs of a study."""
+TARGET is `table1`, `paper` (every table and figure of nbs/paper), `paper/PAGE` (one of them), or `runs/STUDY` (the runs of a study behind them)."""
 import fcntl, os, re, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
@@ -70,9 +70,9 @@ def one_row(study, row, runs):
 def parts(study, runs, target):
     "The folder of a target, and the profiles of the studies behind it."
     from dream_ood.paper import PAPER, paper_home, studies, write_studies   # slow to import
-    one = target.partition('/')[2]
-    if target.partition('/')[0] != 'paper' or one and one not in PAPER and one not in studies(study):
-        raise DreamError(f'There is no target {target!r}: use table1, paper, or a part of it, paper/ and one of {", ".join([*PAPER, *studies(study)])}.')
+    kind, _, one = target.partition('/')
+    if one not in dict(paper=['', *PAPER], runs=studies(study)).get(kind, ()):
+        raise DreamError(f'There is no target {target!r}: use table1, paper, paper/ and one of {", ".join(PAPER)}, or runs/ and one of {", ".join(studies(study))}.')
     return paper_home(study, runs), [str(nice(p)) for p in write_studies(study, runs).values()]
 
 
