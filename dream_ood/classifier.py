@@ -7,8 +7,8 @@ __all__ = ['TOLERANCE', 'UNKNOWN', 'FORMAT', 'FILES', 'unreadable', 'some_of', '
            'chosen_method', 'as_pixels', 'Given', 'Scores', 'Classifier', 'many', 'load', 'whole_folder', 'parts',
            'Results', 'results', 'at_threshold', 'measured', 'describe', 'percent', 'interval', 'paragraph',
            'page_table', 'page_figure', 'page_images', 'pool_title', 'learnt_from', 'how_chosen', 'by_class',
-           'known_and_strangers', 'plot_threshold', 'thresholds', 'strangers', 'worst', 'cautions', 'opening', 'report',
-           'is_made', 'build_classifier']
+           'known_and_strangers', 'plot_threshold', 'thresholds', 'strangers', 'worst', 'warning', 'cautions',
+           'opening', 'report', 'is_made', 'build_classifier']
 
 # %% ../nbs/09_classifier.ipynb #9aac260d
 import base64,io,os,shutil
@@ -383,7 +383,13 @@ def worst(run:Run, r:Results, threshold:float, n:int=12)->str:
         if fine: caught += f'<div class=row><span>{escape(name)}</span>{page_images(r.sets[name].subset(fine).pixels(size))}</div>'
     return out + '<h3>Strangers it was taken in by</h3>' + (paragraph('<span class=soft>Images of other things that it accepts, the surest first, and what it says they are.</span>')+fooled if fooled else paragraph('None.')) + '<h3>Strangers it refused</h3>' + caught
 
-# %% ../nbs/09_classifier.ipynb #591e4e0a
+# %% ../nbs/09_classifier.ipynb #4452f265
+def warning(about:dict, most:float=.5)->str: # HTML, '' if there is no need
+    "What a reader must know before anything else: it hardly refuses."
+    taken_in = [n for n,o in about['measured']['ood'].items() if o['accepted']>most]
+    if not taken_in: return ''
+    return f"<p class=warning><b>Do not rely on its refusals yet.</b> It accepts more than half of {', '.join(map(escape,taken_in))}. Look below at what it was shown as outliers: if they share nothing with your images (other colours, another background), they taught it little. Other words in data.nouns, another foundation, or images on the background that the foundation draws may help; a stricter threshold (<code>classify.at</code>) helps at once, at the price in the table below.</p>"
+
 def cautions(about:dict)->list: # sentences
     "What the numbers cannot bear."
     m,n = about['measured'],about['images']['validation']
@@ -401,7 +407,7 @@ def opening(run:Run, about:dict)->str:
     if near: cards.append((percent(np.mean(near)), 'of images of other things are accepted, wrongly (mean over the sets below, without noise)'))
     n = len(about['classes'])
     return (f'<h1>{escape(run.profile.name)}: a classifier that may say "I don\'t know"</h1>' + paragraph(f"It tells {n} classes apart: {escape(', '.join(about['classes'][:40]))}{', ...' if n>40 else ''}.")
-            + '<div class=cards>' + ''.join(f'<div><b>{v}</b>{escape(t)}</div>' for v,t in cards) + '</div>'
+            + '<div class=cards>' + ''.join(f'<div><b>{v}</b>{escape(t)}</div>' for v,t in cards) + '</div>' + warning(about)
             + f"<pre>from dream_ood.classifier import load\nclassify = load('path/to/this/folder')\nclassify('photo.jpg')          # '{escape(about['classes'][0])}', or \"I don't know\"</pre>"
             + paragraph('A list of images gives a list of answers. <code>classify.scores(images)</code> gives probabilities and scores, and <code>classify.at(recall=.9)</code> a stricter classifier: see the thresholds below.'))
 

@@ -145,9 +145,6 @@ save_json(run.folder.parent/'classifier'/'classifier.json', dict(made_from=dict(
     assert not run.stage('dream_id').folder.exists() and not (run.folder.parent/'tables').exists()
     code, said = command(project)
     assert code == 0 and 'Nothing to be done' in said
-    shutil.rmtree(run.folder.parent/'classifier')
-    code, said = command(project)
-    assert code == 0 and '[1 of 1] The classifier' in said
     hollow(project, 1)
     code, said = command(project, '1')                                      # another seed, another classifier
     assert code == 0 and '[1 of 1] The classifier of smoke, seed 1' in said and load_json(run.folder.parent/'classifier'/'classifier.json')['made_from']['seed'] == 1
@@ -302,3 +299,20 @@ def test_the_report_is_one_page_with_its_pictures(folder):
 
 def test_names_cannot_break_the_page(evaluated):
     assert '<script>' not in page_table(pd.DataFrame({'<script>': ['<script>']})) and '<b><</b>' not in page_images(torch.zeros(1, 3, 4, 4).byte(), [('<', '>')])
+
+def test_a_classifier_that_refuses_little_is_warned_of():
+    about = dict(measured=dict(ood=dict(cups=dict(accepted=.6), noise=dict(accepted=.1))))
+    assert 'more than half of cups.' in warning(about) and warning(dict(measured=dict(ood=dict(cups=dict(accepted=.4))))) == ''
+
+def test_transparent_and_turned_pictures_are_as_a_viewer_shows_them(tmp_path):
+    i = Image.new('RGBA', (6, 4)); i.putpixel((0, 0), (0, 0, 0, 255)); i.save(tmp_path/'clear.png')
+    x = as_pixels(tmp_path/'clear.png', False)
+    assert x[:, 0, 0].tolist() == [0]*3 and x[:, 1:].eq(255).all() and as_pixels(Image.open(tmp_path/'clear.png'), False).equal(x)
+    exif = Image.Exif(); exif[0x0112] = 6                                   # a camera held upright
+    Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save(tmp_path/'turned.png', exif=exif)
+    assert as_pixels(tmp_path/'turned.png', False).shape == (3, 6, 4)
+
+def test_an_image_of_absurd_size_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+    Image.new('L', (50, 50)).save(tmp_path/'a.png')
+    with pytest.raises(DreamError, match='cannot be read as an image .DecompressionBombError'): as_pixels(tmp_path/'a.png', False)
