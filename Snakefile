@@ -89,10 +89,12 @@ for _place, _seed in enumerate(SEEDS):                  # the first seed is fini
 
 # ---- `make classifier`: the first seed up to its evaluation, then nbs/09_classifier.ipynb. Dream-ID and tables are left out.
 def stale_classifier():
-    "[CLOCK] if the classifier is missing, of another seed or of another evaluation, else nothing."
-    run, at = Run(study, SEEDS[0], RUNS), HOME/'classifier'/'classifier.json'
-    made = json.loads(at.read_text())['made_from'] if at.exists() else {}
-    return [] if (made.get('seed'), made.get('evaluation')) == (SEEDS[0], run.stage('evaluation')._read('provenance.json').get('result')) else [CLOCK]
+    "[CLOCK] if the classifier is not whole, or of another seed or evaluation, else nothing."
+    folder, result = HOME/'classifier', Run(study, SEEDS[0], RUNS).stage('evaluation')._read('provenance.json').get('result')
+    try: made = json.loads((folder/'classifier.json').read_text())['made_from']
+    except (OSError, ValueError, LookupError, TypeError): return [CLOCK]
+    whole = all((folder/f).is_file() for f in ('classifier.safetensors', 'report.html'))
+    return [] if whole and (made.get('seed'), made.get('evaluation')) == (SEEDS[0], result) else [CLOCK]
 
 rule classifier:
     input: executed(SEEDS[0], NOTEBOOKS['evaluation']), stale_classifier()
