@@ -351,7 +351,8 @@ def thresholds(r:Results, recalls=(.99,.95,.9,.8,.7))->str:
     rows,groups = [],[g for g in ('near','far','sanity') if any(s.group==g for s in r.sets.values())]
     for q in recalls:
         t = threshold_for(r.scores['ID validation'], q); a = at_threshold(r, t)
-        rows.append({'validation images accepted':f'{100*q:.0f}%', 'threshold':f'{t:.4g}', 'test images accepted':percent(a['coverage']), 'right among them':percent(a['accuracy'])} |
+        aside = {'validation outliers accepted':percent(float((r.scores['validation outliers']>=t).float().mean()))} if 'validation outliers' in r.scores else {}
+        rows.append({'validation images accepted':f'{100*q:.0f}%', 'threshold':f'{t:.4g}', **aside, 'test images accepted':percent(a['coverage']), 'right among them':percent(a['accuracy'])} |
                     {f'strangers accepted: {g}':percent(np.mean([v for n,v in a['ood'].items() if r.sets[n].group==g])) for g in groups})
     return page_table(pd.DataFrame(rows))
 
@@ -422,7 +423,7 @@ def report(run:Run, table:pd.DataFrame, about:dict, r:Results)->str: # HTML
         '<h2>How good it is</h2>', by_class(run, r, t), paragraph(f"Of the answers that it calls 90% sure, are 90% right? On average its probabilities are {100*m['ece']:.1f} points off (expected calibration error, 15 bins)."),
         paragraph('What happens as the threshold moves. ID images are yours (here the test images), OOD images those of other things, all sets below together. Left: how many of the accepted are named right. Right: how many of the images of other things slip through.'), page_figure(plot_coverage({about['method']:curve})),
         '<h2>Where the threshold lies</h2>', paragraph(f"An image is accepted if its score is at least {t:.4g}: {percent(about['recall'])} of the {about['images']['validation']} validation images are, and {percent(m['coverage'])} of the test images."), page_figure(plot_threshold(run, r, t)),
-        paragraph('A stricter threshold refuses more strangers, and more of your own images. Each row is one call, such as <code>classify.at(recall=.9)</code>; nothing is trained again.'), thresholds(r),
+        paragraph('A stricter threshold refuses more strangers, and more of your own images. Each row is one call, such as <code>classify.at(recall=.9)</code>; nothing is trained again. Choose by the columns of validation data; the others show what comes of it.'), thresholds(r),
         '<h2>Strangers: what it has never seen</h2>', paragraph('Images that belong to no class (out-of-distribution, OOD), measured once, at the end. <i>Accepted</i> is what this classifier does at its threshold. FPR95 and AUROC are measures of the field: the share accepted where 95% of the <i>test</i> images are, and how often a test image has a higher score than a stranger. <i>Sanity</i> sets are no pictures at all.'), strangers(about),
         '<h2>See for yourself</h2>', worst(run, r, t), '<h2>To keep in mind</h2>', '<ul>'+''.join(f'<li>{escape(c)}</li>' for c in cautions(about))+'</ul>',
         '<h2>Where it comes from</h2>', page_table(pd.DataFrame(where.items(), columns=['','']))]
