@@ -2,7 +2,7 @@
 # papermill; the executed copies land in RUNS/<profile>/seed<k>/notebooks/. `make reproduce` calls this file; by hand, or
 # on a cluster with `--executor slurm --jobs 20`:
 #   snakemake --cores all --rerun-triggers mtime --rerun-incomplete --config profile=profiles/mini.yaml seeds=0
-import csv, shlex, sys, time
+import csv, json, shlex, sys, time
 from pathlib import Path
 import torch
 from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_json, load_profile, nice, save_json
@@ -135,10 +135,12 @@ for _key, (_profile, _study) in PARTS.items():
 # ---- `make classifier`: the first seed up to its evaluation, then nbs/09_classifier.ipynb. Dream-ID and tables are left out.
 if '' in PARTS:
     def stale_classifier():
-        "[CLOCK] if the classifier is missing, of another seed or of another evaluation, else nothing."
-        run, at = Run(study, SEEDS[0], RUNS), HOME/'classifier'/'classifier.json'
-        made = load_json(at)['made_from'] if at.exists() else {}
-        return [] if (made.get('seed'), made.get('evaluation')) == (SEEDS[0], run.stage('evaluation')._read('provenance.json').get('result')) else [CLOCK]
+        "[CLOCK] if the classifier is not whole, or of another seed or evaluation, else nothing."
+        folder, result = HOME/'classifier', Run(study, SEEDS[0], RUNS).stage('evaluation')._read('provenance.json').get('result')
+        try: made = json.loads((folder/'classifier.json').read_text())['made_from']
+        except (OSError, ValueError, LookupError, TypeError): return [CLOCK]
+        whole = all((folder/f).is_file() for f in ('classifier.safetensors', 'report.html'))
+        return [] if whole and (made.get('seed'), made.get('evaluation')) == (SEEDS[0], result) else [CLOCK]
 
     rule classifier:
         input: executed(SEEDS[0], NOTEBOOKS['evaluation']), stale_classifier()

@@ -7,8 +7,8 @@ __all__ = ['TOLERANCE', 'UNKNOWN', 'FORMAT', 'FILES', 'unreadable', 'some_of', '
            'chosen_method', 'as_pixels', 'Given', 'Scores', 'Classifier', 'many', 'load', 'whole_folder', 'parts',
            'Results', 'results', 'at_threshold', 'measured', 'describe', 'percent', 'interval', 'paragraph',
            'page_table', 'page_figure', 'page_images', 'pool_title', 'learnt_from', 'how_chosen', 'by_class',
-           'known_and_strangers', 'plot_threshold', 'thresholds', 'strangers', 'worst', 'cautions', 'opening', 'report',
-           'is_made', 'build_classifier']
+           'known_and_strangers', 'plot_threshold', 'thresholds', 'strangers', 'worst', 'warning', 'cautions',
+           'opening', 'report', 'is_made', 'build_classifier']
 
 # %% ../nbs/09_classifier.ipynb #9aac260d
 import base64,io,os,shutil
@@ -351,7 +351,8 @@ def thresholds(r:Results, recalls=(.99,.95,.9,.8,.7))->str:
     rows,groups = [],[g for g in ('near','far','sanity') if any(s.group==g for s in r.sets.values())]
     for q in recalls:
         t = threshold_for(r.scores['ID validation'], q); a = at_threshold(r, t)
-        rows.append({'validation images accepted':f'{100*q:.0f}%', 'threshold':f'{t:.4g}', 'test images accepted':percent(a['coverage']), 'right among them':percent(a['accuracy'])} |
+        aside = {'validation outliers accepted':percent(float((r.scores['validation outliers']>=t).float().mean()))} if 'validation outliers' in r.scores else {}
+        rows.append({'validation images accepted':f'{100*q:.0f}%', 'threshold':f'{t:.4g}', **aside, 'test images accepted':percent(a['coverage']), 'right among them':percent(a['accuracy'])} |
                     {f'strangers accepted: {g}':percent(np.mean([v for n,v in a['ood'].items() if r.sets[n].group==g])) for g in groups})
     return page_table(pd.DataFrame(rows))
 
@@ -383,7 +384,13 @@ def worst(run:Run, r:Results, threshold:float, n:int=12)->str:
         if fine: caught += f'<div class=row><span>{escape(name)}</span>{page_images(r.sets[name].subset(fine).pixels(size))}</div>'
     return out + '<h3>Strangers it was taken in by</h3>' + (paragraph('<span class=soft>Images of other things that it accepts, the surest first, and what it says they are.</span>')+fooled if fooled else paragraph('None.')) + '<h3>Strangers it refused</h3>' + caught
 
-# %% ../nbs/09_classifier.ipynb #591e4e0a
+# %% ../nbs/09_classifier.ipynb #4452f265
+def warning(about:dict, most:float=.5)->str: # HTML, '' if there is no need
+    "What a reader must know before anything else: it hardly refuses."
+    taken_in = [n for n,o in about['measured']['ood'].items() if o['accepted']>most]
+    if not taken_in: return ''
+    return f"<p class=warning><b>Do not rely on its refusals yet.</b> It accepts more than half of {', '.join(map(escape,taken_in))}. Look below at what it was shown as outliers: if they share nothing with your images (other colours, another background), they taught it little. Other words in data.nouns, another foundation, or images on the background that the foundation draws may help; a stricter threshold (<code>classify.at</code>) helps at once, at the price in the table below.</p>"
+
 def cautions(about:dict)->list: # sentences
     "What the numbers cannot bear."
     m,n = about['measured'],about['images']['validation']
@@ -401,7 +408,7 @@ def opening(run:Run, about:dict)->str:
     if near: cards.append((percent(np.mean(near)), 'of images of other things are accepted, wrongly (mean over the sets below, without noise)'))
     n = len(about['classes'])
     return (f'<h1>{escape(run.profile.name)}: a classifier that may say "I don\'t know"</h1>' + paragraph(f"It tells {n} classes apart: {escape(', '.join(about['classes'][:40]))}{', ...' if n>40 else ''}.")
-            + '<div class=cards>' + ''.join(f'<div><b>{v}</b>{escape(t)}</div>' for v,t in cards) + '</div>'
+            + '<div class=cards>' + ''.join(f'<div><b>{v}</b>{escape(t)}</div>' for v,t in cards) + '</div>' + warning(about)
             + f"<pre>from dream_ood.classifier import load\nclassify = load('path/to/this/folder')\nclassify('photo.jpg')          # '{escape(about['classes'][0])}', or \"I don't know\"</pre>"
             + paragraph('A list of images gives a list of answers. <code>classify.scores(images)</code> gives probabilities and scores, and <code>classify.at(recall=.9)</code> a stricter classifier: see the thresholds below.'))
 
@@ -416,7 +423,7 @@ def report(run:Run, table:pd.DataFrame, about:dict, r:Results)->str: # HTML
         '<h2>How good it is</h2>', by_class(run, r, t), paragraph(f"Of the answers that it calls 90% sure, are 90% right? On average its probabilities are {100*m['ece']:.1f} points off (expected calibration error, 15 bins)."),
         paragraph('What happens as the threshold moves. ID images are yours (here the test images), OOD images those of other things, all sets below together. Left: how many of the accepted are named right. Right: how many of the images of other things slip through.'), page_figure(plot_coverage({about['method']:curve})),
         '<h2>Where the threshold lies</h2>', paragraph(f"An image is accepted if its score is at least {t:.4g}: {percent(about['recall'])} of the {about['images']['validation']} validation images are, and {percent(m['coverage'])} of the test images."), page_figure(plot_threshold(run, r, t)),
-        paragraph('A stricter threshold refuses more strangers, and more of your own images. Each row is one call, such as <code>classify.at(recall=.9)</code>; nothing is trained again.'), thresholds(r),
+        paragraph('A stricter threshold refuses more strangers, and more of your own images. Each row is one call, such as <code>classify.at(recall=.9)</code>; nothing is trained again. Choose by the columns of validation data; the others show what comes of it.'), thresholds(r),
         '<h2>Strangers: what it has never seen</h2>', paragraph('Images that belong to no class (out-of-distribution, OOD), measured once, at the end. <i>Accepted</i> is what this classifier does at its threshold. FPR95 and AUROC are measures of the field: the share accepted where 95% of the <i>test</i> images are, and how often a test image has a higher score than a stranger. <i>Sanity</i> sets are no pictures at all.'), strangers(about),
         '<h2>See for yourself</h2>', worst(run, r, t), '<h2>To keep in mind</h2>', '<ul>'+''.join(f'<li>{escape(c)}</li>' for c in cautions(about))+'</ul>',
         '<h2>Where it comes from</h2>', page_table(pd.DataFrame(where.items(), columns=['','']))]

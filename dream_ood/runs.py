@@ -84,7 +84,7 @@ def split_in_three(
 )->dict: # with train, validation, test and classes; raises ValueError
     "What `images` is short for."
     if not (path := d.get('images')): raise ValueError('there are no images: name a folder with one subfolder a class (images: path/to/folder), or give train, validation and test')
-    if twice := set(SPLITS)&set(d): raise ValueError(f"images is split into train, validation and test, and {', '.join(sorted(twice))} is given too: leave one of them out")
+    if twice := [s for s in SPLITS if s in d]: raise ValueError(f"images is split into train, validation and test, so leave out {', '.join(twice)}; a null takes away what a base gives")
     root = resolve(str(path))
     if not root.is_dir(): raise ValueError(f'there is no image folder {nice(root)!r}: put the images there, one subfolder for each class, or correct the path')
     found = sorted(f.name for f in root.iterdir() if f.is_dir() and f.name[0] not in '._')

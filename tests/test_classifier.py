@@ -60,7 +60,7 @@ def test_a_base_may_have_a_base_and_lie_beside(shop, tmp_path):
     assert (p.name, p.training.epochs, p.data.classes) == ('next', 3, ['boot', 'coat'])
 
 @pytest.mark.parametrize('own,words', [(dict(base='none.yaml'), "no profile 'none.yaml', which .*mine.yaml' has as its base"), (dict(base='mine.yaml'), 'is based on itself'),
-    (dict(data=dict(images='nowhere')), "no image folder 'nowhere'"), (dict(data=dict(train=dict(kind='digits'))), 'train is given too'),
+    (dict(data=dict(images='nowhere')), "no image folder 'nowhere'"), (dict(data=dict(train=dict(kind='digits'))), 'so leave out train; a null'),
     (dict(data=dict(classes=['boot', 'hat'])), None), (dict(trainng={}), "'trainng' is not a known key")])
 def test_a_profile_that_cannot_be_is_one_sentence(shop, tmp_path, own, words):
     file = mine(shop, tmp_path, **own)
@@ -72,6 +72,12 @@ def test_a_profile_that_cannot_be_is_one_sentence(shop, tmp_path, own, words):
 def test_a_circle_of_bases_is_one_sentence(tmp_path):
     for a, b in ('ab', 'bc', 'ca'): written(tmp_path/f'{a}.yaml', base=f'{b}.yaml')
     with pytest.raises(DreamError, match="c.yaml.*is based on itself|a.yaml' is based on itself, by way of .*c.yaml"): load_profile(tmp_path/'a.yaml')
+
+def test_both_bases_can_be_planned(shop, tmp_path):
+    for base in BASES:
+        profile = written(tmp_path/'mine.yaml', base=str(ROOT/'profiles'/f'{base}.yaml'), name='mine', data=dict(images=str(shop/'mine')))
+        r = subprocess.run([sys.executable, 'tools/plan.py', str(profile), '0', str(tmp_path/'runs')], cwd=ROOT, capture_output=True, text=True)
+        assert r.returncode == 0 and 'The graph' in r.stdout and ('CompVis' in r.stdout) == (base == 'own'), r.stdout + r.stderr
 
 # -- one folder, three splits -----------------------------------------------------------------------------------------
 def files(p): return {s: {Path(f).relative_to(p.data.train.path).as_posix() for f in id_set(p, s).images} for s in SPLITS}
@@ -133,6 +139,7 @@ def test_it_runs_what_is_missing_up_to_the_evaluation_then_the_classifier_then_n
 from dream_ood.runs import *
 run = Run.open(profile, seed, runs)
 if Path('broken').exists(): raise DreamError('The image x.png is corrupt: delete it.')
+for f in ('classifier.safetensors', 'report.html'): save_json(run.folder.parent/'classifier'/f, 1)
 save_json(run.folder.parent/'classifier'/'classifier.json', dict(made_from=dict(seed=seed, evaluation=run.stage('evaluation').require()._read('provenance.json')['result'])))""", parameters="profile = None\nseed = None\nruns = None")
     run = hollow(project)
     shutil.rmtree(run.stage('dream_id').folder); (run.folder/'notebooks'/'07_dream_id.ipynb').unlink(); shutil.rmtree(run.stage('evaluation').folder)
@@ -145,11 +152,9 @@ save_json(run.folder.parent/'classifier'/'classifier.json', dict(made_from=dict(
     assert not run.stage('dream_id').folder.exists() and not (run.folder.parent/'tables').exists()
     code, said = command(project)
     assert code == 0 and 'Nothing to be done' in said
-    shutil.rmtree(run.folder.parent/'classifier')
-    code, said = command(project)
-    assert code == 0 and '[1 of 1] The classifier' in said
+    (run.folder.parent/'classifier'/'classifier.json').write_text('{')          # what is damaged is made again,
     hollow(project, 1)
-    code, said = command(project, '1')                                      # another seed, another classifier
+    code, said = command(project, '1')                                      # and for another seed, another classifier
     assert code == 0 and '[1 of 1] The classifier of smoke, seed 1' in said and load_json(run.folder.parent/'classifier'/'classifier.json')['made_from']['seed'] == 1
     code, said = command(project, 'one')
     assert code and said == "Error: SEEDS is 'one': a classifier is made of one seed, a whole number such as SEEDS=0.\n"
@@ -302,3 +307,20 @@ def test_the_report_is_one_page_with_its_pictures(folder):
 
 def test_names_cannot_break_the_page(evaluated):
     assert '<script>' not in page_table(pd.DataFrame({'<script>': ['<script>']})) and '<b><</b>' not in page_images(torch.zeros(1, 3, 4, 4).byte(), [('<', '>')])
+
+def test_a_classifier_that_refuses_little_is_warned_of():
+    about = dict(measured=dict(ood=dict(cups=dict(accepted=.6), noise=dict(accepted=.1))))
+    assert 'more than half of cups.' in warning(about) and warning(dict(measured=dict(ood=dict(cups=dict(accepted=.4))))) == ''
+
+def test_transparent_and_turned_pictures_are_as_a_viewer_shows_them(tmp_path):
+    i = Image.new('RGBA', (6, 4)); i.putpixel((0, 0), (0, 0, 0, 255)); i.save(tmp_path/'clear.png')
+    x = as_pixels(tmp_path/'clear.png', False)
+    assert x[:, 0, 0].tolist() == [0]*3 and x[:, 1:].eq(255).all() and as_pixels(Image.open(tmp_path/'clear.png'), False).equal(x)
+    exif = Image.Exif(); exif[0x0112] = 6                                   # a camera held upright
+    Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save(tmp_path/'turned.png', exif=exif)
+    assert as_pixels(tmp_path/'turned.png', False).shape == (3, 6, 4)
+
+def test_an_image_of_absurd_size_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+    Image.new('L', (50, 50)).save(tmp_path/'a.png')
+    with pytest.raises(DreamError, match='cannot be read as an image .DecompressionBombError'): as_pixels(tmp_path/'a.png', False)

@@ -47,7 +47,7 @@ def graph(profile, seeds, runs, home, target='table1'):
             elif m := re.match(r'Error in rule (.+):', line): failed = called(m[1])
             elif line.startswith('Nothing to be done'): print('Nothing to be done: every stage is finished, from these very inputs.')
     if p.returncode and failed:
-        print(f'\nStopped at {failed} (see above). Mend the cause and call make {'classifier' if target == 'classifier' else 'reproduce'} again: it goes on from there.')
+        print(f'\nStopped at {failed} (see above). Mend the cause and call make {"classifier" if target == "classifier" else "reproduce"} again: it goes on from there.')
     elif p.returncode: print(''.join(said), file=sys.stderr)
     return p.returncode
 
