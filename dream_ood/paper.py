@@ -304,7 +304,8 @@ def plot_rows(
         v,c = np.asarray(v, dtype=float),(colours or {}).get(label,'C0')
         ax.plot(v, [i]*len(v), '.', c=c, alpha=.5)
         ax.errorbar(v.mean(), i, xerr=np.nan_to_num(half_width(v)), fmt='o', c=c, ms=7, lw=2)
-    ax.set(yticks=range(len(values)), yticklabels=list(values)[::-1], ylim=(-.6,len(values)-.4))
+    lo,hi = ax.get_xlim()
+    ax.set(yticks=range(len(values)), yticklabels=list(values)[::-1], ylim=(-.6,len(values)-.4), xlim=(max(lo,-1),min(hi,101)))   # percent: an interval may reach farther
 
 def plot_axis(
     ax, values:dict,      # value -> values of the seeds, in the order of the axis
