@@ -54,7 +54,7 @@ def graph(profile, seeds, runs, home, target='table1'):
 
 def called(rule):
     "How people know a rule of the Snakefile."
-    m = re.fullmatch(rf"(?:(.+)_)?({'|'.join(NOTEBOOKS)})_(\\d+)(?:_\\d+)?", rule)
+    m = re.fullmatch(rf"(?:(.+)_)?({'|'.join(NOTEBOOKS)})_(\d+)(?:_\d+)?", rule)
     if m: return f"{m[1] + ', s' if m[1] else 'S'}eed {m[3]}: {NOTEBOOKS[m[2]]}"
     return f"paper/{rule.removeprefix('page_')}" if rule.startswith('page_') or rule == 'claims' else 'the classifier' if rule == 'classifier' else 'the table'
 
