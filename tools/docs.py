@@ -43,6 +43,7 @@ def site():
     from dream_ood.decoding import write_gallery   # slow to import, and README.md needs it not
     from dream_ood.runs import load_json
     proc, docs = proc_nbs(force=True), ROOT/'_docs'
+    for f in (proc/'paper'/'recorded').rglob('*.md'): f.unlink()   # tables kept for their own sake: the pages show them
     drop_numbers(proc)
     dress(proc)
     command = ['quarto', 'render', '--no-execute'] if shutil.which('quarto') else [str(Path(sys.executable).with_name('smalldocs')), 'render', '--quiet']
