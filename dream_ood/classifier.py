@@ -15,6 +15,7 @@ import base64,io,os,shutil
 from collections import Counter
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,9 +140,10 @@ class Classifier:
         self.net = make_backbone(about['backbone'], len(self.classes), study.data.image_size)
         self.net.load_state_dict({k.removeprefix('net.'):v for k,v in tensors.items() if k.startswith('net.')})
         self.net.to(device).eval()
-        kept = {n:Outputs(tensors.get(f'{n}.logits'), tensors.get(f'{n}.features'), tensors.get(f'{n}.labels')) for n in ('train','validation')}
-        self.detector,self.own = s['detector'],s['detector_settings']
-        self.rule = None if self.detector=='odin' else fit_detector(self.detector, self.run, self.net.get_classifier(), kept['train'], kept['validation'], **self.own)
+        kept = {n:Outputs(tensors.get(f'{n}.logits'), tensors.get(f'{n}.features'), tensors.get(f'{n}.labels')) for n in ('train','validation','mirrored')}
+        self.detector,self.own,self.mirrored = s['detector'],s['detector_settings'],s.get('mirrored',False)
+        validation = (kept['validation'],kept['mirrored']) if self.mirrored else kept['validation']
+        self.rule = None if self.detector=='odin' else fit_detector(self.detector, self.run, self.net.get_classifier(), kept['train'], validation, **self.own)
 
     def __repr__(self): return f"Classifier of {len(self.classes)} classes ({', '.join(self.classes[:8])}{', ...' if len(self.classes)>8 else ''}), threshold {self.threshold:.4g}"
 
@@ -154,8 +156,9 @@ def scores(self:Classifier, images)->Scores: # of one image, or of many
     images = images if many(images) else [images]
     if not len(images): return Scores(torch.zeros(0,len(self.classes)).double(), torch.zeros(0).double())
     ds = Given(images, self.run.profile.data.greyscale)
-    o = outputs(self.net, ds, self.run.profile, self.run.device)
-    return Scores(o.logits.double().softmax(1), self.rule(o) if self.rule else odin(self.run, self.net, ds, **self.own))
+    look = partial(outputs, self.net, ds, self.run.profile, self.run.device)
+    o = look()
+    return Scores(o.logits.double().softmax(1), self.rule((o,look(mirrored=True)) if self.mirrored else o) if self.rule else odin(self.run, self.net, ds, **self.own))
 
 @patch
 def __call__(self:Classifier, images): # an answer, or a list of answers
@@ -210,8 +213,9 @@ def parts(run:Run, method:str)->tuple: # tensors; settings of the detector
     sets = {'ID validation':id_set(run.profile,'validation')}
     if m.tuned: sets['validation outliers'] = validation_outliers(run.profile)
     scorer = Scorer(run, m.contender, sets, id_set(run.profile,'train'))
-    settings = tune_detector(scorer, m.detector) if m.tuned else {}
+    settings = tune_detector(scorer, m.detector, m.mirrored) if m.tuned else {}
     kept = {'validation':scorer.outs['ID validation']}
+    if m.mirrored: kept['mirrored'] = scorer.pairs()['ID validation'][1]
     if reads_features(m.detector): kept['train'] = cached_outputs(run, m.contender, {'ID train':scorer.train})['ID train']
     tensors = {f'net.{k}':v for k,v in scorer.net.state_dict().items()} | {f'{n}.{k}':v for n,o in kept.items() for k,v in o._asdict().items()}
     return tensors | {'validation.scores':load_scores(run)[method]['ID validation']}, settings
@@ -250,7 +254,7 @@ def describe(run:Run, table:pd.DataFrame, settings:dict, threshold:float, recall
     return dict(format=FORMAT, classes=p.data.classes, nouns={c:p.data.noun(c) for c in p.data.classes}, backbone=p.training.backbone,
         input=p.data.model_dump(include={'image_size','mean','std','greyscale'}),
         threshold=threshold, recall=recall, method=method, chosen_on='validation outliers' if table.fpr95.notna().all() else None,
-        settings=dict(contender=m.contender, detector=m.detector, detector_settings=settings, k=p.evaluation.k, temperature=p.training.temperature, batch_size=p.evaluation.batch_size),
+        settings=dict(contender=m.contender, detector=m.detector, detector_settings=settings, mirrored=bool(m.mirrored), k=p.evaluation.k, temperature=p.training.temperature, batch_size=p.evaluation.batch_size),
         images={s:len(id_set(p,s)) for s in SPLITS}, measured=measured(run, method, r, threshold),
         made_from=dict(study=p.name, seed=run.seed, foundation=p.foundation.model, evaluation=run.stage('evaluation')._read('provenance.json')['result'], **provenance()))
 
@@ -315,7 +319,7 @@ def learnt_from(run:Run, n:int=12, most:int=20)->str: # images of a row; classes
 def how_chosen(run:Run, t:pd.DataFrame)->str:
     "The methods, and the rule that chose one."
     method = chosen_method(t)
-    table = pd.DataFrame({'method':t.index, 'trained as':t.contender, 'scored by':t.detector, 'unknown accepted (FPR95)':t.fpr95.map(percent), 'AUROC':t.auroc.map(percent), 'validation accuracy':t.accuracy.map(percent), '':['chosen' if c else '' if a else 'loses too much accuracy' for c,a in zip(t.chosen,t.allowed)]})
+    table = pd.DataFrame({'method':t.index, 'trained as':t.contender, 'scored by':[d+', mirrored too'*bool(run.profile.evaluation.methods[n].mirrored) for n,d in t.detector.items()], 'unknown accepted (FPR95)':t.fpr95.map(percent), 'AUROC':t.auroc.map(percent), 'validation accuracy':t.accuracy.map(percent), '':['chosen' if c else '' if a else 'loses too much accuracy' for c,a in zip(t.chosen,t.allowed)]})
     if t.fpr95.isna().all(): why = f'The profile names no validation outliers, so there was nothing to choose by: <b>{escape(method)}</b> is simply its last method. Name some images of other things in data.validation_outliers to have a choice made.'
     else: why = (f'Chosen: <b>{escape(method)}</b>. The rule is fixed beforehand: among the methods whose accuracy on validation images is at most half a point below plain cross-entropy, the one that accepts the fewest <i>validation outliers</i> when it accepts 95% of the validation images. '
                  'These outliers are real pictures of other things, which nothing was trained on. No test image and no set of the section on strangers took part in the choice.')

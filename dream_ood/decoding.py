@@ -221,6 +221,7 @@ def take_back(
         back.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError): f.replace(back)   # another shard was faster
 
+# %% ../nbs/05_decoding.ipynb #21160c28
 def refused(run:Run)->pd.DataFrame: # a row for each pool: images drawn, and the share refused for each reason
     "How much of each pool was set aside."
     stage,rows = run.stage('decoding').require(),{}
@@ -347,6 +348,7 @@ def check_room(
     need,free = images*p.data.image_size**2*(1 if p.data.greyscale else 3)/2e9,shutil.disk_usage(there).free/1e9
     if need>free: raise DreamError(f'{images:,} images of {p.data.image_size} pixels will take about {need:.1f} GB and {nice(folder)!r} has {free:.1f} GB left: free some space or put the runs elsewhere (RUNS=...).')
 
+# %% ../nbs/05_decoding.ipynb #2942c127
 def run_decoding(
     run:Run,
     shard:int=None, # draw this part alone; what is missing after all shards is drawn by a call without

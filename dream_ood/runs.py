@@ -202,6 +202,7 @@ class Decoding(Section):
     size: Positive|None = optional()               # side of the drawn images in pixels, before they are resized to data.image_size; default: the model's
     pools: dict[str,DecodedPool]
 
+# %% ../nbs/00_runs.ipynb #900a2f04
 class Finetune(Section):
     "The short second training that every contender but the first shares."
     steps: Positive
@@ -258,11 +259,13 @@ class DreamID(Section):
     augment: list[Literal['randaugment','autoaugment','augmix','cutmix']]|None = optional() # real images under these policies, to compare with
     shifts: bool|None = optional()                 # measure accuracy on corrupted test images, too
 
+# %% ../nbs/00_runs.ipynb #7c9f0d71
 class Method(Section):
     "A row of the table: a trained contender and the detector that scores it."
     contender: str
     detector: Literal['msp','maxlogit','gen','energy','kl_matching','knn','nnguide','mahalanobis','rmd','vim','dice','react','ash','scale','odin','combined','fisher']
     tuned: bool|None = optional()                  # choose the detector's parameters on the validation outliers; default: as its paper or library has them
+    mirrored: bool|None = optional()               # the mean of the scores of an image and its mirror image; not for odin
 
 class Evaluation(Section):
     "What is scored, and how."
@@ -311,7 +314,9 @@ class Profile(Section):
         if 'refused' in self.decoding.pools: raise ValueError("decoding.pools has a pool 'refused': that folder is kept for refused images")
         for c in self.foundation.suffixes or (): known('foundation.suffixes', c, self.data.classes)
         known('dream_id.inliers', self.dream_id.inliers, self.decoding.pools)
-        for n,m in self.evaluation.methods.items(): known(f'evaluation.methods.{n}.contender', m.contender, cs)
+        for n,m in self.evaluation.methods.items():
+            known(f'evaluation.methods.{n}.contender', m.contender, cs)
+            if m.mirrored and m.detector=='odin': raise ValueError(f'evaluation.methods.{n}: odin reads images, not outputs, and cannot be mirrored')
         return self
 
     def prompt(self, c:str)->str:
