@@ -215,7 +215,7 @@ def parts(run:Run, method:str)->tuple: # tensors; settings of the detector
     scorer = Scorer(run, m.contender, sets, id_set(run.profile,'train'))
     settings = tune_detector(scorer, m.detector, m.mirrored) if m.tuned else {}
     kept = {'validation':scorer.outs['ID validation']}
-    if m.mirrored: kept['mirrored'] = scorer.pairs()['ID validation'][1]
+    if m.mirrored: kept['mirrored'] = (o := scorer.pairs()['ID validation'][1])._replace(labels=o.labels.clone())   # a file holds no tensor twice
     if reads_features(m.detector): kept['train'] = cached_outputs(run, m.contender, {'ID train':scorer.train})['ID train']
     tensors = {f'net.{k}':v for k,v in scorer.net.state_dict().items()} | {f'{n}.{k}':v for n,o in kept.items() for k,v in o._asdict().items()}
     return tensors | {'validation.scores':load_scores(run)[method]['ID validation']}, settings

@@ -85,7 +85,7 @@ def outputs(
 
 def views(o)->tuple: # of Outputs
     "What a detector looks at: the outputs of images, or a pair of those of the images and of their mirror images."
-    return (o,) if isinstance(o,Outputs) else o
+    return (o,) if o is None or isinstance(o,Outputs) else o
 
 def right(
     o:Outputs,  # of ID images
@@ -290,7 +290,7 @@ def detector_trials(
     for values in product(*grid.values()):
         settings = dict(zip(grid, values))
         if settings.get('k',0)>len(scorer.train): continue   # more neighbours than images
-        s = scorer(detector, ['ID validation','validation outliers'], mirrored, **settings)
+        s = scorer(detector, ['ID validation','validation outliers'], mirrored=mirrored, **settings)
         rows.append(dict(settings=settings, auroc=ood_metrics(*s.values())['auroc']))
     return pd.DataFrame(rows)
 

@@ -203,7 +203,7 @@ def rebuilt(run, detector, tmp_path, **settings):
     run_evaluation(new)
     return new, load(build_classifier(new))
 
-@pytest.mark.parametrize('detector,settings', [('msp', {}), ('energy', {}), ('knn', {}), ('knn', dict(tuned=True)), ('combined', {}), ('fisher', {}), ('fisher', dict(tuned=True)), ('mahalanobis', {}), ('react', {}), ('kl_matching', {}), ('odin', {})])
+@pytest.mark.parametrize('detector,settings', [('msp', {}), ('energy', {}), ('knn', {}), ('knn', dict(tuned=True)), ('combined', {}), ('fisher', {}), ('fisher', dict(tuned=True)), ('fisher', dict(mirrored=True)), ('energy', dict(mirrored=True, tuned=True)), ('mahalanobis', {}), ('react', {}), ('kl_matching', {}), ('odin', {})])
 def test_its_scores_are_those_of_the_evaluation(evaluated, detector, settings, tmp_path):
     run, classify = rebuilt(evaluated, detector, tmp_path, **settings)
     stage = load_scores(run)['it']

@@ -5,7 +5,7 @@ from pytorch_ood.metrics import functional as pom
 from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
-from dream_ood.data import batches,eval_transform,id_set,validation_outliers
+from dream_ood.data import ImageSet,batches,eval_transform,id_set,validation_outliers
 from dream_ood.runs import *
 from dream_ood.runs import Method
 from dream_ood import evaluation
@@ -154,6 +154,40 @@ def test_outputs_do_not_depend_on_batch_size(trained):
     p = trained.profile.model_dump(); p['evaluation']['batch_size'] = 7
     a,b = outputs(net,ds,trained.profile),outputs(net,ds,Profile(**p))
     assert torch.allclose(a.logits,b.logits,atol=1e-4) and torch.allclose(a.features,b.features,atol=1e-4) and a.labels.equal(ds.labels)
+
+def flipped(ds): return ImageSet(ds.name, ds.images.flip(-1), ds.labels, ds.classes, ds.group, ds.greyscale)
+
+@pytest.mark.parametrize('name', [n for n in ALL if n!='odin'])
+def test_a_mirrored_score_is_the_mean_of_both_looks(name, trained):
+    p,kinds = trained.profile,dict(combined=('energy','knn'), fisher=('energy','mahalanobis'))
+    sets = {'ID validation':id_set(p,'validation'), 'validation outliers':validation_outliers(p)}
+    train = id_set(p,'train')
+    scorer,other = Scorer(trained,'plain',sets,train),Scorer(trained,'plain',sets,train)
+    other.outs = {n:outputs(other.net,flipped(ds),p) for n,ds in sets.items()}      # of the mirror images alone
+    def mean(n): # both fitted to the same images
+        fit = fit_detector(n, trained, scorer.net.get_classifier(), cached_outputs(trained,'plain',{'ID train':train})['ID train'], scorer.outs['ID validation'])
+        return {s:(fit(scorer.outs[s])+fit(other.outs[s]))/2 for s in sets}
+    got = scorer(name, mirrored=True)
+    if name in kinds:
+        ms = [mean(n) for n in kinds[name]]
+        ps = {s:[[np.mean(m['ID validation'].numpy()<=v) for v in m[s].numpy()] for m in ms] for s in sets}
+        n = len(sets['ID validation'])
+        want = {s:torch.tensor(np.minimum(*p) if name=='combined' else sum(np.log((np.array(q)*n+1)/(n+1)) for q in p)) for s,p in ps.items()}
+    else: want = mean(name)
+    for s in sets: assert torch.allclose(got[s], want[s], atol=1e-4), s
+
+def test_a_symmetric_image_is_not_changed_by_the_mirror(trained):
+    x = torch.randint(0, 256, (6,1,32,16), dtype=torch.uint8)
+    sets = {'ID validation':id_set(trained.profile,'validation'), 'even':ImageSet('even', torch.cat([x,x.flip(-1)],-1))}
+    net = load_classifier(trained,'plain')
+    a,b = (outputs(net, sets['even'], trained.profile, mirrored=m) for m in (False,True))
+    assert torch.allclose(a.logits, b.logits, atol=1e-4)
+    a,b = (outputs(net, sets['ID validation'], trained.profile, mirrored=m) for m in (False,True))
+    assert not torch.allclose(a.logits, b.logits, atol=1e-4)
+
+def test_odin_has_no_mirror(foundation):
+    d = tiny_profile(foundation).model_dump(); d['evaluation']['methods'] = dict(a=dict(contender='plain', detector='odin', mirrored=True))
+    with pytest.raises(ValueError, match='odin reads images, not outputs, and cannot be mirrored'): Profile(**d)
 
 # the stage
 
