@@ -2,11 +2,11 @@
 import os, re, shutil, subprocess, sys
 from pathlib import Path
 
-import nbformat, pytest, torch
+import nbformat, pytest, torch, yaml
 from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_json, save_json
 
 ROOT = Path(__file__).parent.parent
-PROFILES = sorted(p.name for p in (ROOT/'profiles').glob('*.yaml') if not p.stem.startswith('own'))   # bases for a user's study are none by themselves
+PROFILES = [p.name for p in sorted((ROOT/'profiles').glob('*.yaml')) if 'name' in yaml.safe_load(p.read_text())]   # without a name: a base of others
 
 def notebook(path, *sources, parameters):
     cells = [nbformat.v4.new_code_cell(s) for s in (parameters, *sources)]
