@@ -53,13 +53,13 @@ def test_table_notebook(seeds, runs):
     assert not table.duplicated(['method', 'ood_set', 'seed']).any() and table.notna().all().all()
     for f in ('tables/table1.md', 'tables/summary.md', 'figures/gallery.png'): assert (home/f).stat().st_size > 0
 
-@pytest.mark.parametrize('name', ['rules', 'recipes'])
-def test_studies_of_dreams(name, runs, tmp_path):
+@pytest.mark.parametrize('name,parameters', [('rules', {}), ('recipes', {}), ('scores', dict(left_out=[]))])
+def test_studies_of_dreams(name, parameters, runs, tmp_path):
     import yaml
     from dream_ood import data, decoding, evaluation, foundation, latent_space, sampling, training
     smoke, study = (yaml.safe_load((ROOT/'profiles'/f).read_text()) for f in ('smoke.yaml', f'mini_{name}.yaml'))
     pools = {n: q | dict(per_class=2, k=5) | ({'select': 10, 'candidates': 20} if 'candidates' in q else {}) for n, q in study['sampling']['pools'].items()}
-    decoded = {n: q | ({'refuse': dict(confidence=.7, k=3)} if 'refuse' in q else {}) | ({'steps': 4} if 'steps' in q else {}) for n, q in study['decoding']['pools'].items()}
+    decoded = {n: q | ({'refuse': dict(confidence=.7, k=3)} if 'refuse' in q else {}) | ({'steps': 4} if 'steps' in q else {}) | ({'per_class': 2} if 'per_class' in q else {}) for n, q in study['decoding']['pools'].items()}
     smoke |= dict(name=f'smoke_{name}', sampling=dict(pools=pools))
     smoke['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
     smoke['decoding']['pools'] = decoded | dict(plain=dict(source='class_names', per_class=2))
@@ -70,7 +70,7 @@ def test_studies_of_dreams(name, runs, tmp_path):
         run = Run.open(profile, seed, runs)
         for stage in (data.run_data, foundation.run_foundation, latent_space.run_latent_space, sampling.run_sampling, decoding.run_decoding, training.run_training, evaluation.run_evaluation): stage(run)
     out = runs/'executed'/f'{name}.ipynb'
-    execute_notebook(f'nbs/paper/{name}.ipynb', out, profile=str(profile), seeds=[0, 1], runs=str(runs))
+    execute_notebook(f'nbs/paper/{name}.ipynb', out, profile=str(profile), seeds=[0, 1], runs=str(runs), **parameters)
     cells(out)
     assert (runs/f'smoke_{name}'/'tables'/f'{name}.csv').stat().st_size > 0
 
