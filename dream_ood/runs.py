@@ -542,6 +542,7 @@ def begin(self:Stage):
         if self._read('begun.json').get('key')==key: return self
         if self.folder.exists():
             aside = self.run.folder/'set_aside'/f'{self.name}-{time.strftime("%Y%m%d-%H%M%S")}'
+            while aside.exists(): aside = aside.with_name(f'{aside.name}b')   # within one second
             aside.parent.mkdir(parents=True, exist_ok=True)
             self.folder.rename(aside)
             print(f'{self.name}: its inputs changed; the earlier results now lie in {aside.relative_to(self.run.folder)} of the run folder')

@@ -154,3 +154,15 @@ def test_a_full_disk_is_one_sentence_whoever_writes(tmp_path, write):
     with pytest.raises(DreamError, match='no room to write .*what is finished is kept') as e:
         with atomic(tmp_path/'a.bin') as f: write(f)
     assert '\n' not in str(e.value) and [f.name for f in tmp_path.iterdir()]==['a.bin'] and (tmp_path/'a.bin').read_text()=='whole'
+
+def test_results_set_aside_within_one_second_do_not_collide(tmp_path):
+    d = yaml.safe_load(MINI.read_text())
+    for batch_size in (500, 400, 300, 200):
+        d['evaluation']['batch_size'] = batch_size
+        d['latent_space']['batch_size'] = batch_size
+        run = Run.open(Profile(**d), 0, tmp_path)
+        for name in ('data', 'foundation'):
+            if not run.stage(name).done: (s := run.stage(name).begin()) and save_json(s/'made.json', name); s.finish('made.json')
+        save_json(run.stage('latent_space').begin()/'made.json', batch_size)
+    kept = sorted(load_json(f) for f in (run.folder/'set_aside').glob('latent_space-*/made.json'))
+    assert kept == [300, 400, 500] and load_json(run.stage('latent_space')/'made.json') == 200
