@@ -248,7 +248,7 @@ class Scorer:
         bar=None        # tqdm, told of each set
     ):
         self.run,self.contender,self.sets,self.train,self.bar = run,contender,sets,train,bar
-        self.net,self.outs = load_classifier(run, contender),cached_outputs(run, contender, sets, bar)
+        self.net,self.outs,self.again = load_classifier(run, contender),cached_outputs(run, contender, sets, bar),{}
     def __call__(self,
         detector:str,
         names=None,     # of sets; default: all
@@ -261,8 +261,8 @@ class Scorer:
         score = fit_detector(detector, self.run, self.net.get_classifier(), self.outs.get('ID train'), seen['ID validation'], **settings)
         return {n:score(seen[n]) for n in names or self.sets}
     def pairs(self)->dict: # set -> (Outputs, Outputs of the mirror images)
-        again = cached_outputs(self.run, self.contender, self.sets, self.bar, mirrored=True)
-        return {n:(self.outs[n],again[n]) for n in self.sets}
+        if not self.again: self.again = cached_outputs(self.run, self.contender, self.sets, self.bar, mirrored=True)
+        return {n:(self.outs[n],self.again[n]) for n in self.sets}
     def odin(self, names, **settings):
         path = outputs_folder(self.run)/f'{self.contender}.odin.safetensors'
         kept,key = load_tensors(path) if path.exists() else {},lambda n: f'{n}/{sorted(settings.items())}'

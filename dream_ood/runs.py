@@ -319,24 +319,29 @@ class Profile(Section):
             if m.mirrored and m.detector=='odin': raise ValueError(f'evaluation.methods.{n}: odin reads images, not outputs, and cannot be mirrored')
         return self
 
-    def prompt(self, c:str)->str:
-        "The prompt of a class, {} where its noun goes."
-        s = (self.foundation.suffixes or {}).get(c)
-        return self.foundation.prompt.replace('{}',f'{{}} {s}') if s else self.foundation.prompt
+# %% ../nbs/00_runs.ipynb #0e9de34e
+@patch
+def prompt(self:Profile, c:str)->str:
+    "The prompt of a class, {} where its noun goes."
+    s = (self.foundation.suffixes or {}).get(c)
+    return self.foundation.prompt.replace('{}',f'{{}} {s}') if s else self.foundation.prompt
 
-    def backbone(self, contender:str)->str:
-        "What a contender is a network of."
-        return self.training.contenders[contender].backbone or self.training.backbone
+@patch
+def backbone(self:Profile, contender:str)->str:
+    "What a contender is a network of."
+    return self.training.contenders[contender].backbone or self.training.backbone
 
-    def rule(self, pool:str)->Pool|None:
-        "How the embeddings of a decoded pool were sampled; None if it is made from words."
-        q = self.decoding.pools[pool]
-        return self.sampling.pools[q.of or pool] if q.source=='sampling' else None
+@patch
+def rule(self:Profile, pool:str)->Pool|None:
+    "How the embeddings of a decoded pool were sampled; None if it is made from words."
+    q = self.decoding.pools[pool]
+    return self.sampling.pools[q.of or pool] if q.source=='sampling' else None
 
-    def for_pool(self, pool:str): # Profile
-        "This profile with the settings that a decoded pool has of its own in the place of the section's."
-        own = self.decoding.pools[pool].model_dump(include={'steps','guidance','scheduler'}, exclude_none=True)
-        return self.model_copy(update=dict(decoding=self.decoding.model_copy(update=own)))
+@patch
+def for_pool(self:Profile, pool:str): # Profile
+    "This profile with the settings that a decoded pool has of its own in the place of the section's."
+    own = self.decoding.pools[pool].model_dump(include={'steps','guidance','scheduler'}, exclude_none=True)
+    return self.model_copy(update=dict(decoding=self.decoding.model_copy(update=own)))
 
 # %% ../nbs/00_runs.ipynb #e3cb60af
 def find_root()->Path:

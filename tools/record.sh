@@ -14,7 +14,6 @@ if [ "$target" = paper ]; then
   execute nbs/10_paper.ipynb $pages
   mkdir -p $kept
   cp "$runs"/mini-paper/tables/* "$runs"/mini-paper/figures/* $kept/
-  sed -i 's#](\([a-z_]*\.ipynb\))#](../../\1)#g' $kept/claims.md   # its links, as seen from there
   python tools/slim.py $pages
   nbdev_clean
   exit
