@@ -29,7 +29,7 @@ help:
 	@echo "make reproduce TARGET=paper   every table and figure of the paper, from PROFILE (hours)"
 	@echo "make classifier  from a folder of images to a classifier that may refuse: PROFILE=profiles/mine.yaml (its first seed)"
 	@echo "make plan        what PROFILE would take: what is missing, the graph, images, disk and hours; computes nothing"
-	@echo "make rates       measure on this machine how long the pieces of PROFILE take, for make plan (AGAIN=1: anew)"
+	@echo "make rates       measure on this machine how long the pieces of PROFILE take, for make plan (AGAIN=1: anew; TARGET=paper)"
 	@echo "make test        run every notebook and every test"
 	@echo "make docs        build the website into _docs/"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -61,7 +61,7 @@ plan: $(READY)
 
 rates: $(READY)
 	@echo "== Measuring the pieces of $(PROFILE) on this machine, with random weights"
-	@python tools/rates.py '$(PROFILE)' tools/rates.csv $(AGAIN)
+	@python tools/rates.py '$(PROFILE)' tools/rates.csv '$(AGAIN)' '$(TARGET)'
 
 test: $(READY)
 	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"

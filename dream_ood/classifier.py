@@ -115,7 +115,7 @@ def as_pixels(
 
 class Given(ImageSet):
     "Images as a user gives them, each made ready when it is asked for."
-    def __init__(self, images, greyscale): super().__init__('images', images, greyscale=greyscale)
+    def __init__(self, images, greyscale): super().__init__('images', list(images), greyscale=greyscale)
     def __getitem__(self, i): return as_pixels(self.images[i], self.greyscale),-1
     def at(self, i, size): return geometry(size)(self[i][0])   # nothing is kept
 
@@ -251,7 +251,7 @@ def measured(run:Run, method:str, r:Results, threshold:float)->dict:
 def describe(run:Run, table:pd.DataFrame, settings:dict, threshold:float, recall:float, r:Results)->dict: # classifier.json, but for the digest of the weights
     "How images are prepared and judged, what was measured, where it comes from."
     p,method = run.profile,chosen_method(table); m = p.evaluation.methods[method]
-    return dict(format=FORMAT, classes=p.data.classes, nouns={c:p.data.noun(c) for c in p.data.classes}, backbone=p.training.backbone,
+    return dict(format=FORMAT, classes=p.data.classes, nouns={c:p.data.noun(c) for c in p.data.classes}, backbone=p.backbone(m.contender),
         input=p.data.model_dump(include={'image_size','mean','std','greyscale'}),
         threshold=threshold, recall=recall, method=method, chosen_on='validation outliers' if table.fpr95.notna().all() else None,
         settings=dict(contender=m.contender, detector=m.detector, detector_settings=settings, mirrored=bool(m.mirrored), k=p.evaluation.k, temperature=p.training.temperature, batch_size=p.evaluation.batch_size),

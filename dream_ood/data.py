@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['SMALL', 'KEPT', 'PHOTOGRAPHS', 'TEXTURES', 'SYMBOLS', 'FONTS', 'FASHION', 'EXTENSIONS', 'TWO', 'DATASETS', 'READERS',
            'ImageSet', 'flat', 'read_image', 'geometry', 'read_sheet', 'fit', 'crops', 'symbols', 'made', 'absent',
-           'load_images', 'id_set', 'ood_sets', 'unlike_classes', 'validation_outliers', 'wide_set', 'pool_set',
-           'Transform', 'shift_flip', 'eval_transform', 'train_transform', 'Items', 'batches', 'leaks', 'run_data']
+           'load_images', 'id_set', 'ood_sets', 'shift_sets', 'bare', 'class_words', 'unlike_classes',
+           'validation_outliers', 'wide_set', 'pool_set', 'Transform', 'shift_flip', 'eval_transform',
+           'train_transform', 'Items', 'batches', 'published', 'leaks', 'run_data']
 
 # %% ../nbs/01_data.ipynb #c08b6185
-import csv,gzip,re
+import csv,gzip,os,re,struct
 from functools import lru_cache
 from pathlib import Path
 import matplotlib,skimage.data,skimage.io,sklearn.datasets
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image,ImageDraw,ImageFont,ImageOps,UnidentifiedImageError
+from timm.data import ImageNetInfo
 from torch.utils.data import DataLoader,Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -64,8 +66,12 @@ def flat(
     i:Image.Image,
     greyscale=False
 )->torch.Tensor: # uint8 (3, H, W)
-    "A picture as a viewer shows it: upright, and on white where it is transparent."
+    "A picture as a viewer shows it: upright, on white where it is transparent, and of more than eight bits its own range from black to white."
     i = ImageOps.exif_transpose(i)
+    if i.mode[0] in 'IF':
+        a = np.asarray(i, dtype=np.float64)
+        if not np.isfinite(a).all(): raise ValueError('it has values that are no numbers')
+        i = Image.fromarray((255*(a-a.min())/max(np.ptp(a),1e-12)).round().astype(np.uint8))
     if i.has_transparency_data: i = Image.alpha_composite(Image.new('RGBA', i.size, 'white'), i.convert('RGBA'))
     return torch.from_numpy(np.array(i.convert('L').convert('RGB') if greyscale else i.convert('RGB'))).permute(2,0,1)
 
@@ -73,7 +79,7 @@ def read_image(path, greyscale=False)->torch.Tensor: # uint8 (3, H, W)
     "Read an image file; raises DreamError if it is not one."
     try:
         with Image.open(path) as i: return flat(i, greyscale)
-    except (OSError,UnidentifiedImageError,Image.DecompressionBombError,SyntaxError,ValueError) as e: raise DreamError(f'{nice(path)!r} cannot be read as an image ({type(e).__name__}): replace or remove it.') from None
+    except (OSError,EOFError,UnidentifiedImageError,Image.DecompressionBombError,SyntaxError,ValueError,TypeError,LookupError,struct.error) as e: raise DreamError(f'{nice(path)!r} cannot be read as an image ({type(e).__name__}): replace or remove it.') from None
 
 def geometry(size:int):
     "Resize the shorter side to `size` and crop the middle; an image of that size stays as it is."
@@ -185,7 +191,7 @@ def _folder(src, classes=None):
     if not root.is_dir(): raise absent(src, f'there is no image folder {nice(root)!r}')
     wanted = src.select or classes
     below = [root/c for c in wanted] if wanted else [root]
-    files = sorted(f for d in below for f in d.rglob('*') if f.suffix.lower() in EXTENSIONS and not f.name.startswith('.'))
+    files = sorted(Path(d)/f for b in below for d,_,fs in os.walk(b, followlinks=True) for f in fs if Path(f).suffix.lower() in EXTENSIONS and not f.startswith('.'))
     if not files and not any(d.is_dir() for d in root.iterdir()): raise absent(src, f'the image folder {nice(root)!r} is empty')
     return files, [f.relative_to(root).parts[0] if f.parent!=root else '' for f in files]
 
@@ -271,13 +277,13 @@ def load_images(
     if names is None: names = ['']*len(x)
     wanted = set(src.select or classes or names)
     if missing := wanted-set(names): raise DreamError(f'{name}: no images of {sorted(missing)} in {src.path or src.kind!r}: check the names in the profile.')
-    keep,seen = [],dict.fromkeys(wanted,0)
+    keep,seen,kept = [],dict.fromkeys(wanted,0),set()
     part = _in_part(src, x) if src.part else [True]*len(names)
     for i,n in enumerate(names):
         if n not in wanted or not part[i]: continue
         seen[n] += 1
-        if src.exclude_first < seen[n] <= src.exclude_first+(src.per_class or len(names)): keep.append(i)
-    if lost := sorted(n for n in wanted if not seen[n]): raise DreamError(f'{name}: {lost[0]!r} has {names.count(lost[0])} images in {src.path!r}, too few to have some in every split: add images (30 are few, 100 are good), or leave the class out.')
+        if src.exclude_first < seen[n] <= src.exclude_first+(src.per_class or len(names)): keep.append(i); kept.add(n)
+    if lost := sorted(wanted-kept): raise DreamError(f'{name}: {lost[0]!r} has {names.count(lost[0])} images in {src.path!r}, too few to have some in every split: add images (30 are few, 100 are good), or leave the class out.')
     labels = [list(classes).index(names[i]) for i in keep] if classes else None
     if torch.is_tensor(x):
         x = fit(x[keep], d.image_size)
@@ -300,10 +306,35 @@ def ood_sets(p:Profile)->dict:
     "OOD test sets by name, each with its `.group`. For the last stage alone."
     return {n:load_images(n, s, p, group=s.group) for n,s in p.data.ood.items()}
 
+def shift_sets(p:Profile)->dict:
+    "Images of the classes that were taken elsewhere, by name, for Dream-ID; a set may lack classes. Raises DreamError if it has none of them."
+    return {n:_of_some_classes(n, s, p) for n,s in (p.dream_id.shift_sets or {}).items()}
+
+def _of_some_classes(name, src, p): # ImageSet whose labels index `p.data.classes`
+    order = ImageNetInfo().label_names() if src.numbered else []
+    if unknown := [c for c in p.data.classes if src.numbered and c not in order]: raise DreamError(f'{name}: its folders are numbered as the classes of ImageNet-1k, and {unknown[0]!r} is none of them: leave out `numbered`, or the set.')
+    called = [str(order.index(c)) for c in p.data.classes] if src.numbered else list(p.data.classes)
+    there = set(_read(name, src, p, called)[1] or ())
+    if not there&set(called): raise DreamError(f'{name}: {src.path or src.kind!r} has no image of any class: it takes one subfolder a class, called as in the profile.')
+    ds = load_images(name, src.model_copy(update=dict(select=[c for c in called if c in there])), p, called)
+    ds.classes = list(p.data.classes)
+    return ds
+
+def bare(word:str)->str:
+    "A word by which equal nouns are known: small letters, singular (of plurals that English makes by rule)."
+    w = re.sub(r'[\s_-]+', ' ', word.casefold()).strip()
+    for end,one in (('ies','y'),('sses','ss'),('xes','x'),('ches','ch'),('shes','sh'),('s','')):
+        if w.endswith(end) and len(w)>len(end)+1 and not (end=='s' and w.endswith(('ss','us','is'))): return w[:len(w)-len(end)]+one
+    return w
+
+def class_words(p:Profile)->set:
+    "What the classes are called, see `bare`."
+    return {bare(w) for c in p.data.classes for w in (c,p.data.noun(c))}
+
 def unlike_classes(ds:ImageSet, p:Profile)->ImageSet:
     "Pictures of other things, without those of a noun that is one of the classes."
-    names = {w for c in p.data.classes for w in (c,p.data.noun(c))}
-    keep = [i for i,n in enumerate(ds.nouns) if n not in names]
+    names = class_words(p)
+    keep = [i for i,n in enumerate(ds.nouns) if bare(n) not in names]
     if not keep: raise DreamError(f'{ds.name}: all images bear the name of a class, so none is an outlier: name other images.')
     if len(keep)==len(ds): return ds
     some = ds.subset(keep); some.nouns = [ds.nouns[i] for i in keep]
@@ -359,19 +390,20 @@ def train_transform(p:Profile)->Transform:
 
 # %% ../nbs/01_data.ipynb #646d8a6c
 class Items(Dataset):
-    "A set under a per-image transform, whose randomness depends on `seed` and the index alone, never on the number of workers."
-    def __init__(self, ds, transform, seed=0): self.ds,self.transform,self.seed = ds,transform,seed
-    def __len__(self): return len(self.ds)
+    "A set, or its images in some order, under a per-image transform, whose randomness depends on `seed` and the place alone, never on the number of workers."
+    def __init__(self, ds, transform, seed=0, order=None): self.ds,self.transform,self.seed,self.order = ds,transform,seed,order
+    def __len__(self): return len(self.ds if self.order is None else self.order)
     def __getitems__(self, idxs):
         ds,size = self.ds,self.transform.transforms[0].size
-        if torch.is_tensor(ds.images) and list(ds.images.shape[-2:])==list(size)*(2//len(size)): x = ds.images[idxs].expand(-1,3,-1,-1)
-        else: x = torch.stack([self.one(i) for i in idxs])
-        return x,ds.labels[idxs]
-    def one(self, i):
-        if isinstance(first := self.transform.transforms[0], v2.Resize): return self.ds.at(i, first.size[0])   # nothing random in it
+        at = idxs if self.order is None else self.order[idxs].tolist()
+        as_it_is = isinstance(self.transform.transforms[0], v2.Resize) and torch.is_tensor(ds.images) and list(ds.images.shape[-2:])==list(size)*(2//len(size))
+        x = ds.images[at].expand(-1,3,-1,-1) if as_it_is else torch.stack([self.one(i,j) for i,j in zip(idxs,at)])
+        return x,ds.labels[at]
+    def one(self, i, j):   # place in the order, and image
+        if isinstance(first := self.transform.transforms[0], v2.Resize): return self.ds.at(j, first.size[0])   # nothing random in it
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed((self.seed+i)%2**63)
-            return self.transform(self.ds[i][0])
+            return self.transform(self.ds[j][0])
 
 def _as_is(batch): return batch
 
@@ -381,20 +413,27 @@ def batches(
     transform:Transform,            # e.g. train_transform(profile)
     generator:torch.Generator=None, # shuffles and seeds the augmentation; none: in order
     device='cpu',
-    workers:int=None,               # processes; default: none for images in memory, 8 for files on a GPU machine
-    shuffle:bool=None               # default: if there is a generator
+    workers:int=None,               # processes; default: none for images in memory or a few files, up to 8 on a GPU machine
+    shuffle:bool=None,              # default: if there is a generator
+    order:torch.Tensor=None         # indices, also repeated ones; default: every image once. Takes no copy of the images
 ): # yields x (B, 3, size, size) float, y (B,) on `device`
     "Batches of a set; shuffled, augmented and without the last partial batch if a generator is given."
     seed = 0 if generator is None else int(torch.randint(2**62,(1,),generator=generator))
-    if workers is None: workers = 8 if device!='cpu' and not torch.is_tensor(ds.images) else 0
+    n = len(ds) if order is None else len(order)
+    if workers is None: workers = min(8, n//batch_size) if device!='cpu' and not torch.is_tensor(ds.images) else 0
     if shuffle is None: shuffle = generator is not None
-    dl = DataLoader(Items(ds,transform.item,seed), batch_size, shuffle=shuffle, generator=generator, collate_fn=_as_is,
-                    drop_last=generator is not None and len(ds)>=batch_size, num_workers=workers, pin_memory=device!='cpu')
+    dl = DataLoader(Items(ds,transform.item,seed,order), batch_size, shuffle=shuffle, generator=generator, collate_fn=_as_is,
+                    drop_last=generator is not None and n>=batch_size, num_workers=workers, pin_memory=device!='cpu')
     try:
         for x,y in dl: yield transform(x.to(device, non_blocking=True), generator), y.to(device, non_blocking=True)
     except DreamError as e: raise DreamError(str(e).strip().splitlines()[-1].rpartition('DreamError: ')[2]) from None   # a worker sends its traceback along
 
 # %% ../nbs/01_data.ipynb #0e65eb88
+def published(a:str, b:str, n:int, sets:dict)->bool:
+    "Are copies no more than what published datasets bring along? CIFAR-100 has some of its test images among the training images (Barz and Denzler, 2020)."
+    own = {a,b}<={'ID train','ID validation','ID test'} and all(torch.is_tensor(sets[s].images) for s in (a,b))
+    return own and n<=.01*min(len(sets[a]),len(sets[b]))
+
 def leaks(sets:dict)->list: # of (set, set, number of images in both)
     "Pairs of sets that share an image: the same pixels of images in memory, the same file of others."
     digests = {n:{bytes(x.numpy().tobytes()) if torch.is_tensor(x) else Path(x).absolute() for x in s.images} for n,s in sets.items()}
@@ -413,7 +452,15 @@ def run_data(run:Run):
     if p.data.validation_outliers: sets['validation outliers'] = validation_outliers(p)
     for n,s in sets.items():
         if s.group and len(s)==1: print(f'{n}: the OOD set holds one image, so its FPR95 and AUROC say little.')
-    if shared := [l for l in leaks(sets) if l[0]!=l[1]]: raise DreamError(f'Image sets share images: {shared}; each image may stand in one set only.')
-    save_json(stage/'sets.json', {n:dict(images=len(s), group=s.group, classes=s.classes) for n,s in sets.items()})
-    if own := {k:v for k,v in run.external('data').items() if k.startswith('folder ')}: save_json(stage/'folders.json', own)
+    elsewhere = shift_sets(p) if p.dream_id.shifts else {}   # looked at here, as days lie between this and their use
+    shared = leaks(sets|elsewhere)
+    if wrong := [l for l in shared if not published(*l, sets)]: raise DreamError(f'Image sets share images: {wrong}; each image may stand in one set only.')
+    for a,b,n in shared: print(f'{b}: {n} of its images stand in {a}, too. A published set may hold a few twice; they are left in, as published results have them.')
+    said = {n:dict(images=len(s), group=s.group, classes=s.classes) for n,s in sets.items()}
+    folders = {k:v for k,v in run.external('data').items() if k.startswith('folder ')}
+    def of(names, *sources): return dict(sets={n:said[n] for n in names if n in said}, folders={k:folders[k] for s in sources if s and (k := f'folder {s.path}') in folders})
+    save_json(stage/'id.json', of(('ID train','ID validation','ID test'), p.data.train, p.data.validation, p.data.test))
+    save_json(stage/'wide.json', of(('wide',), p.data.wide))
+    save_json(stage/'sets.json', said)
+    if folders: save_json(stage/'folders.json', folders)
     stage.finish()

@@ -235,7 +235,8 @@ def refused(run:Run)->pd.DataFrame: # a row for each pool: images drawn, and the
 # %% ../nbs/05_decoding.ipynb #3d3e8808
 def real_images(ds, label:int, n:int, size:int)->Tensor: # (n, 3, size, size) uint8
     "Some real images of a class."
-    return ds.subset(spread((ds.labels==label).nonzero().flatten().tolist(), n)).pixels(size)
+    own = spread((ds.labels==label).nonzero().flatten().tolist(), n)
+    return ds.subset(own).pixels(size) if own else torch.full((0,3,size,size), 255, dtype=torch.uint8)
 
 def page_image(
     image,       # PIL image
@@ -387,7 +388,8 @@ def pool_images(
     "Some images that a pool holds of a class."
     m = pd.read_parquet(run.stage('decoding').require()/pool/'metadata.parquet')
     files = m.file[m['class']==cls].tolist()
-    return torch.stack([read_image(run.stage('decoding')/pool/f, run.profile.data.greyscale) for f in spread(files,n)])
+    s = run.profile.data.image_size
+    return torch.stack([read_image(run.stage('decoding')/pool/f, run.profile.data.greyscale) for f in spread(files,n)]) if files else torch.full((n,3,s,s), 255, dtype=torch.uint8)   # all may have been refused
 
 # %% ../nbs/05_decoding.ipynb #bc6396b3
 def side_by_side(
@@ -397,12 +399,12 @@ def side_by_side(
 ): # matplotlib Figure
     "Rows of images in titled blocks, a gap between the blocks."
     first = next(iter(columns.values()))[0]
-    n,w = max(len(x) for b in columns.values() for x in b),first.shape[-1]+2
+    wide,w = [max(map(len,b))+1 for b in columns.values()],first.shape[-1]+2      # images of a block, with the gap
     white = torch.full_like(first[:1], 255)
-    def padded(x): return torch.cat([x, white.expand(n+1-len(x),-1,-1,-1)])
-    images = [padded(b[r]) for r in range(len(row_labels)) for b in columns.values()]
-    fig = image_grid(torch.cat(images), cols=len(columns)*(n+1), row_labels=row_labels, scale=scale, gap=2)
-    fig.axes[0].set_xticks([(i*(n+1)+n/2)*w for i in range(len(columns))], list(columns))
+    def padded(x, n): return torch.cat([x, white.expand(n-len(x),-1,-1,-1)])
+    images = [padded(b[r],n) for r in range(len(row_labels)) for n,b in zip(wide, columns.values())]
+    fig = image_grid(torch.cat(images), cols=sum(wide), row_labels=row_labels, scale=scale, gap=2)
+    fig.axes[0].set_xticks([(sum(wide[:i])+(n-1)/2)*w for i,n in enumerate(wide)], list(columns))
     return fig
 
 def outlier_pools(run:Run)->list[str]:
@@ -433,4 +435,5 @@ def by_distance(
     m = pd.read_parquet(stage/pool/'metadata.parquet')
     m = m[m['class']==cls].sort_values('distance', kind='stable')
     m = m.iloc[spread(list(range(len(m))), n)]
+    if m.empty: return pool_images(run, pool, cls, n),[float('nan')]*n
     return torch.stack([read_image(stage/pool/f, run.profile.data.greyscale) for f in m.file]), m.distance.tolist()

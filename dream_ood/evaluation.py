@@ -26,7 +26,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
 from torch import nn,Tensor
 from tqdm.auto import tqdm
-from .runs import DreamError,Method,Run,Stage,save_tensors,load_tensors,save_table,seed_for,set_style
+from .runs import DreamError,Method,Run,Stage,save_json,save_tensors,load_tensors,save_table,seed_for,set_style
 from .data import ImageSet,id_set,ood_sets,validation_outliers,pool_set,eval_transform,batches
 from .foundation import load_foundation
 from .training import channels_last,load_classifier,through_vae
@@ -306,13 +306,13 @@ def score_contender(
     sets:dict,        # name -> ImageSet, see `evaluation_sets`
     train:ImageSet,
     bar=None
-)->tuple: # {'method/set': scores}; {'ID validation': accuracy, 'ID test': accuracy}
+)->tuple: # {'method/set': scores}; {'ID validation': accuracy, 'ID test': accuracy}; {method: settings chosen for its detector}
     "Scores of all methods of one contender on all sets."
-    scorer,scores = Scorer(run, contender, sets, train, bar),{}
+    scorer,scores,chosen = Scorer(run, contender, sets, train, bar),{},{}
     for name,m in methods.items():
-        settings = tune_detector(scorer, m.detector, m.mirrored) if m.tuned else {}
-        scores |= {f'{name}/{s}':v for s,v in scorer(m.detector, mirrored=m.mirrored, **settings).items()}
-    return scores, {s:accuracy(scorer.outs[s], len(run.profile.data.classes)) for s in ('ID validation','ID test')}
+        if m.tuned: chosen[name] = tune_detector(scorer, m.detector, m.mirrored)
+        scores |= {f'{name}/{s}':v for s,v in scorer(m.detector, mirrored=m.mirrored, **chosen.get(name,{})).items()}
+    return scores, {s:accuracy(scorer.outs[s], len(run.profile.data.classes)) for s in ('ID validation','ID test')}, chosen
 
 # %% ../nbs/08_evaluation.ipynb #c5ba204d
 def metrics_table(
@@ -331,7 +331,7 @@ COLUMNS = ['method','ood_set','group','seed','fpr95','auroc','aupr_in','aupr_out
 
 # %% ../nbs/08_evaluation.ipynb #a0d9b971
 def run_evaluation(run:Run):
-    "The stage: score every method of the profile on every set; write metrics.csv, validation.csv and the scores."
+    "The stage: score every method of the profile on every set; write metrics.csv, validation.csv, settings.json (what was chosen for detectors that are tuned) and the scores."
     stage = run.stage('evaluation')
     if stage.done: return stage.skip()
     methods = run.profile.evaluation.methods
@@ -339,11 +339,12 @@ def run_evaluation(run:Run):
     for old in (run.folder/'outputs').glob('*'):
         if old!=outputs_folder(run): shutil.rmtree(old)
     sets,train = evaluation_sets(run, stage),id_set(run.profile,'train')
-    scores,accuracies = {},{}
+    scores,accuracies,chosen = {},{},{}
     with tqdm(dict.fromkeys(m.contender for m in methods.values()), desc='evaluation', unit='contender') as bar:
         for c in bar:
-            own,accuracies[c] = score_contender(run, c, {n:m for n,m in methods.items() if m.contender==c}, sets, train, bar)
-            scores |= own
+            own,accuracies[c],settings = score_contender(run, c, {n:m for n,m in methods.items() if m.contender==c}, sets, train, bar)
+            scores |= own; chosen |= settings
+    save_json(stage/'settings.json', chosen)
     save_tensors(stage/'scores.safetensors', **scores)
     ood = {n:s for n,s in sets.items() if s.group}
     save_table(stage/'metrics.csv', metrics_table(run, scores, accuracies, ood, 'ID test'))
@@ -428,19 +429,21 @@ def plot_scores(
 # %% ../nbs/08_evaluation.ipynb #c18038c0
 def plot_roc(
     run:Run,
-    methods=None # names; default: all
+    methods=None # names, or what to call them: name; default: all
 ): # matplotlib Figure
     "ROC curves of the methods, near and far OOD sets apart."
     scores = load_scores(run)
-    fig,axes = plt.subplots(1, 2, figsize=(12,4), sharey=True, layout='constrained')
-    for m in methods or scores:
+    methods = methods if isinstance(methods,dict) else {m:m for m in methods or scores}
+    there = [g for g in ('near','far') if g in {s.group for s in run.profile.data.ood.values()}]
+    fig,axes = plt.subplots(1, len(there), figsize=(2+5*len(there),4), sharey=True, squeeze=False, layout='constrained')
+    axes = axes[0]
+    for label,m in methods.items():
         groups = grouped(run, scores[m])
-        for ax,g in zip(axes, ('near','far')):
-            if g not in groups: continue
+        for ax,g in zip(axes, there):
             i,o = groups['ID test'],groups[g]
             fpr,tpr,_ = roc_curve(np.r_[np.ones(len(i)),np.zeros(len(o))], np.r_[i,o])
-            ax.plot(100*fpr, 100*tpr, label=m, lw=1.3)
-    for ax,g in zip(axes, ('near','far')):
+            ax.plot(100*fpr, 100*tpr, label=label, lw=1.3)
+    for ax,g in zip(axes, there):
         ax.axhline(95, ls=':', c='k'); ax.set(title=f'{g} OOD', xlabel='OOD images accepted (%)', ylim=(50,101))
     axes[0].set_ylabel('ID images accepted (%)'); fig.legend(*axes[0].get_legend_handles_labels(), loc='outside right', fontsize=9)
     return fig
@@ -485,7 +488,7 @@ def score_all(
     evaluation = run.profile.evaluation.model_copy(update=dict(methods={d:Method(contender=contender, detector=d, tuned=tuned) for d in names}))
     own = copy(run); own.profile = run.profile.model_copy(update=dict(evaluation=evaluation))
     sets = evaluation_sets(run, run.stage('evaluation').require())
-    scores,accuracies = score_contender(own, contender, evaluation.methods, sets, id_set(run.profile,'train'))
+    scores,accuracies,_ = score_contender(own, contender, evaluation.methods, sets, id_set(run.profile,'train'))
     return metrics_table(own, scores, {contender:accuracies}, {n:s for n,s in sets.items() if s.group}, 'ID test')
 
 # %% ../nbs/08_evaluation.ipynb #b153fa88

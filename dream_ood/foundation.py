@@ -25,7 +25,7 @@ from diffusers import (AutoencoderKL,DDIMScheduler,DiffusionPipeline,DPMSolverMu
                        LCMScheduler,PNDMScheduler,StableDiffusionPipeline,StableDiffusionXLPipeline,UNet2DConditionModel,UniPCMultistepScheduler)
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer
 from .runs import ASSETS,DreamError,Profile,Run,as_arrays,image_grid,nice,resolve,save_figure,save_json,save_tensors,seed_for
-from .data import validation_outliers
+from .data import bare,class_words,validation_outliers
 
 # %% ../nbs/02_foundation.ipynb #686c5c4e
 def check_model(
@@ -366,8 +366,8 @@ def known_nouns(
     df = pd.read_csv(f)
     if 'noun' not in df: raise DreamError(f'foundation.nouns: {nice(f)!r} has no column `noun` (it has {list(df)}).')
     aside = validation_outliers(profile).nouns if profile.data.validation_outliers else []
-    taken = {w for c in profile.data.classes for w in (c,profile.data.noun(c))} | set(aside)
-    return [n for n in df.noun.astype(str).drop_duplicates() if n not in taken and known(pipe,n)]
+    taken = class_words(profile) | {bare(n) for n in aside}
+    return [n for n in df.noun.astype(str).drop_duplicates() if bare(n) not in taken and known(pipe,n)]
 
 # %% ../nbs/02_foundation.ipynb #3a5a0f0d
 def spread(
@@ -398,14 +398,19 @@ def labelled(
 def vae_roundtrip(
     pipe,              # foundation
     pixels:Tensor,     # (N, 3, H, W) uint8
-    batch_size:int=100
+    batch_size:int=None # default: as many as fit beside one another on a small GPU
 )->Tensor: # (N, 3, H, W) uint8
-    "Encode images to latents and decode them again."
+    "Encode images to latents and decode them again. Raises DreamError if the autoencoder's numbers overflow."
+    n,vae = batch_size or max(1, min(100, 2**21//native_size(pipe)**2)),pipe.vae
+    dtype = vae.dtype
+    if dtype==torch.float16 and vae.config.get('force_upcast'): vae.to(torch.float32)   # SDXL's, which its own pipeline treats so
     def one(x):
         x = _resize(x.to(pipe.device).float()/255, native_size(pipe))
-        y = pipe.vae.decode(pipe.vae.encode((2*x-1).to(pipe.vae.dtype)).latent_dist.mode()).sample
+        y = vae.decode(vae.encode((2*x-1).to(vae.dtype)).latent_dist.mode()).sample
+        if not y.isfinite().all(): raise DreamError("The foundation's autoencoder overflows: set foundation.dtype to float32 or bfloat16 in the profile.")
         return _bytes(_resize((y/2+.5).clamp(0,1), pixels.shape[-1]))
-    return torch.cat([one(x) for x in tqdm(pixels.split(batch_size), 'autoencoder', leave=False, disable=len(pixels)<=batch_size)])
+    try: return torch.cat([one(x) for x in tqdm(pixels.split(n), 'autoencoder', leave=False, disable=len(pixels)<=n)])
+    finally: vae.to(dtype)
 
 # %% ../nbs/02_foundation.ipynb #8111c2a9
 def run_foundation(
@@ -423,5 +428,6 @@ def run_foundation(
     images = [draw(pipe, p, [n]*6, [seed_for(run.seed,'foundation',n,i) for i in range(6)], empty, prompts=[p.prompt(c)]*6) for c,n in tqdm(shown,'foundation')]
     save_figure(stage/'generations.png', image_grid(torch.cat(images), cols=6, row_labels=[n for _,n in shown])); plt.close()
     save_json(stage/'nouns.json', others)
+    save_json(stage/'files.json', {k:v for k,v in run.external('foundation').items() if k!='validation outliers'})   # other weights make other images
     save_tensors(stage/'anchors.safetensors', anchors=Γ, noun_embeddings=anchors(pipe,others) if others else Γ[:0])
-    stage.finish('anchors.safetensors','nouns.json')
+    stage.finish('anchors.safetensors','nouns.json','files.json')

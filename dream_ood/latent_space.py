@@ -121,7 +121,7 @@ def accuracy(
 def _resume(checkpoint, encoder, optimizer):
     "History of the epochs already done; the encoder and optimizer are set to their state."
     if checkpoint is None or not checkpoint.exists(): return []
-    try: state = torch.load(checkpoint, weights_only=True)
+    try: state = torch.load(checkpoint, map_location='cpu', weights_only=True)
     except Exception as e: raise DreamError(f'Checkpoint {str(checkpoint)!r} is damaged ({type(e).__name__}): delete it and run the notebook again.') from None
     encoder.load_state_dict(state['encoder']); optimizer.load_state_dict(state['optimizer'])
     return state['history']

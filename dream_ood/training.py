@@ -251,7 +251,7 @@ def full_batches(
     n = steps*batch_size
     if classes: order = torch.cat([few_classes(ds.labels, batch_size, classes, generator) for _ in range(steps)])
     else: order = torch.cat([torch.randperm(len(ds), generator=generator) for _ in range(-(-n//len(ds)))])[:n]
-    yield from batches(ds.subset(order), batch_size, transform, generator, device, shuffle=not classes)
+    yield from batches(ds, batch_size, transform, generator, device, shuffle=not classes, order=order)
 
 # %% ../nbs/06_regularized_training.ipynb #71ec494b
 def some_of(run:Run, pool:str, ds:ImageSet, per_class=None, distance=None)->list: # indices into ds
@@ -335,7 +335,8 @@ def vae_images(
     most:int=2000  # at most so many
 )->ImageSet: # or None if the profile asks for none
     "Training images for the autoencoder's share of the fine-tuning batches; made once for all contenders."
-    if not run.profile.training.finetune.vae_fraction: return None
+    t = run.profile.training
+    if not any(f.vae_fraction for f in (t.finetune, *(c.finetune for c in t.contenders.values() if c.finetune))): return None
     idx = torch.randperm(len(train), generator=run.generator('training','vae'))[:most]
     some = train.subset(idx)
     if path.exists(): return ImageSet('vae', load_tensors(path)['images'], some.labels, some.classes)
@@ -447,7 +448,7 @@ def optimise(
 def resume(checkpoint, parts:dict)->list:
     "Load a checkpoint into `parts` and return its history; an empty one if there is none."
     if checkpoint is None or not checkpoint.exists(): return []
-    try: state = torch.load(checkpoint, weights_only=True)
+    try: state = torch.load(checkpoint, map_location='cpu', weights_only=True)
     except Exception as e: raise DreamError(f'{str(checkpoint)!r} is damaged ({type(e).__name__}): delete it and run the notebook again.') from None
     for k,v in parts.items(): v.load_state_dict(state[k])
     return state['rows']

@@ -231,6 +231,9 @@ def test_one_image_of_any_kind_one_answer(folder, tmp_path):
     for k in kinds:
         assert isinstance(classify(k), str) and torch.allclose(classify.scores(k).score, one.score, atol=1e-5)
     assert classify(kinds) == [classify(kinds[0])]*len(kinds) and classify([]) == [] and classify(tuple(kinds[:1])) == [classify(kinds[0])]
+    batch = torch.rand(5, 3, 32, 32)                              # of the classifier's own size, where a shortcut would be tempting
+    assert torch.allclose(classify.scores(batch).score, torch.cat([classify.scores(i).score for i in batch]), atol=1e-5)
+    with pytest.raises(DreamError, match='is no image'): classify(torch.rand(2, 4, 32, 32))
     big = Image.fromarray(x).resize((99, 50)).convert('RGBA')
     assert classify(big) in [*classify.classes, UNKNOWN]
 

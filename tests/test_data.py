@@ -3,7 +3,7 @@ import numpy as np,pytest,torch
 from pathlib import Path
 from PIL import Image
 from dream_ood.data import *
-from dream_ood.runs import DreamError,Profile,Source,load_profile
+from dream_ood.runs import DreamError,Profile,Run,Source,load_profile
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,6 +53,54 @@ def test_a_corrupt_image_is_one_sentence_that_names_it(mini, folder, spoil, word
     spoil(folder)
     with pytest.raises(DreamError, match=words) as e: load_images('mine', src(folder), mini, ['ant']).pixels(32)
     assert '0.png' in str(e.value)
+
+@pytest.mark.parametrize('suffix,top', [('png',65535), ('tiff',1.), ('tiff',4095)])
+def test_pictures_of_more_than_eight_bits_keep_what_they_show(tmp_path, suffix, top):
+    ramp = np.linspace(0,top,64)[None].repeat(64,0)
+    Image.fromarray(ramp.astype(np.float32) if top==1. else ramp.round().astype(np.uint16)).save(tmp_path/f'a.{suffix}')
+    x = read_image(tmp_path/f'a.{suffix}')
+    assert x.shape==(3,64,64) and (x[0,0].float()-torch.linspace(0,255,64)).abs().max()<=1 and x[0].equal(x[2])
+
+def test_a_folder_may_hold_links_to_folders(mini, folder, tmp_path):
+    (tmp_path/'linked').mkdir(); (tmp_path/'linked'/'ant').symlink_to(folder/'ant', target_is_directory=True)
+    assert len(load_images('mine', src(tmp_path/'linked'), mini, ['ant']))==5
+
+def test_a_class_that_is_cut_away_whole_is_one_sentence(mini, folder):
+    with pytest.raises(DreamError, match="'ant' has 5 images"): load_images('mine', src(folder,exclude_first=5), mini, ['ant'])
+
+@pytest.mark.parametrize('word,known', [('Dogs','dog'), ('lawn_mower','lawn-mower'), ('Berries','berry'), ('boxes','box'), ('dress','dress'), ('bus','bus'), ('glasses','glass')])
+def test_a_noun_is_known_in_other_letters_and_as_a_plural(word, known): assert bare(word)==bare(known)
+
+def test_different_nouns_stay_different(mini):
+    nouns = sorted({*wide_set(mini).nouns, *validation_outliers(mini).nouns, *mini.data.classes})
+    assert {n for n in nouns if bare(n)!=n and bare(n) in nouns}=={'books','swords'} and len({bare(n) for n in nouns})==len(nouns)-2
+
+def test_images_in_memory_are_augmented_as_files_are(mini):
+    p = mini.model_copy(update=dict(data=mini.data.model_copy(update=dict(augment='imagenet'))))
+    some = id_set(p,'train').subset(range(8))
+    a,b = (next(batches(some, 8, train_transform(p), torch.Generator().manual_seed(i)))[0] for i in (0,1))
+    plain = next(batches(some, 8, eval_transform(p)))[0]
+    for x in (a,b): assert not any(x_.equal(y) for x_ in x for y in plain)
+    assert not a.equal(b) and a.equal(next(batches(some, 8, train_transform(p), torch.Generator().manual_seed(0)))[0])
+
+def test_an_order_is_read_without_a_copy_and_as_a_subset_is(mini):
+    ds,order,g = id_set(mini,'train'),torch.tensor([3,3,0,7,1,1,1,9]),lambda: torch.Generator().manual_seed(5)
+    for a,b in zip(batches(ds, 4, train_transform(mini), g(), order=order), batches(ds.subset(order), 4, train_transform(mini), g())):
+        assert a[0].equal(b[0]) and a[1].equal(b[1])
+
+def test_copies_that_a_published_set_brings_along_are_left_in(mini, tmp_path, capsys, monkeypatch):
+    x,few = torch.randint(0,256,(400,1,32,32),dtype=torch.uint8),dict.fromkeys(('wide','validation_outliers'))
+    def sets(twice): return {'train':x, 'validation':torch.randint(0,256,(400,1,32,32),dtype=torch.uint8), 'test':torch.cat([x[:twice],torch.randint(0,256,(400-twice,1,32,32),dtype=torch.uint8)])}
+    p = mini.model_copy(update=dict(data=mini.data.model_copy(update=few|dict(ood={}))))
+    for twice,error in ((3,False),(8,True)):
+        have = sets(twice)
+        monkeypatch.setattr('dream_ood.data.id_set', lambda p,s: ImageSet(f'ID {s}', have[s], torch.arange(400)%8, p.data.classes))
+        run = Run.open(p, twice, tmp_path)
+        if error:
+            with pytest.raises(DreamError, match='share images'): run_data(run)
+        else:
+            run_data(run)
+            assert 'ID test: 3 of its images stand in ID train, too' in capsys.readouterr().out and run.stage('data').done
 
 def test_what_is_missing_is_one_sentence(mini, folder, tmp_path):
     with pytest.raises(DreamError, match='wasp'): load_images('mine', src(folder), mini, ['ant','wasp'])

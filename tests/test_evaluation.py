@@ -228,8 +228,9 @@ def test_profiles_know_every_detector():
 def test_a_tuned_method_is_scored_with_its_best_settings(evaluated):
     p,train = evaluated.profile,id_set(evaluated.profile,'train')
     sets = {s:id_set(p,s.split()[1]) for s in ('ID validation','ID test')} | {'validation outliers':validation_outliers(p)}
-    scores,_ = evaluation.score_contender(evaluated, 'plain', dict(a=Method(contender='plain',detector='knn',tuned=True), b=Method(contender='plain',detector='knn')), sets, train)
+    scores,_,chosen = evaluation.score_contender(evaluated, 'plain', dict(a=Method(contender='plain',detector='knn',tuned=True), b=Method(contender='plain',detector='knn')), sets, train)
     scorer = Scorer(evaluated, 'plain', sets, train)
+    assert chosen=={'a':tune_detector(scorer,'knn')}
     assert scores['a/ID test'].equal(scorer('knn',**tune_detector(scorer,'knn'))['ID test']) and scores['b/ID test'].equal(scorer('knn')['ID test'])
 
 def test_an_untuned_method_leaves_no_trace_in_a_key():

@@ -72,6 +72,17 @@ def test_stage_is_done_only_from_the_same_inputs(tmp_path):
     assert other.stage('decoding').done and not other.stage('training').done
     assert not Run(p, 1, tmp_path).stage('data').done
 
+@pytest.mark.parametrize('change,stale', [
+    (dict(mean=[.4,.4,.4]), ['latent_space','training','dream_id','evaluation']), (dict(augment='none'), ['latent_space','training','dream_id','evaluation']),
+    (dict(ood={}), ['evaluation']), (dict(validation_outliers=None), ['evaluation']), (dict(wide=None), ['training','evaluation'])])
+def test_a_setting_of_the_data_makes_stale_what_reads_it(tmp_path, change, stale):
+    p = load_profile(MINI); run = Run.open(p, 0, tmp_path); finished(run, *STAGES)
+    p = p.model_copy(update=dict(data=p.data.model_copy(update=change)))
+    other = Run(p, 0, tmp_path)
+    finished(other, *(s for s in ('data','foundation') if not other.stage(s).done))      # they write what they wrote before
+    now = [s for s in STAGES if not other.stage(s).done]
+    assert set(stale) <= set(now) and (set(now) == set(stale) or 'latent_space' in stale), now
+
 def test_changed_output_of_an_earlier_stage_makes_later_ones_stale(tmp_path):
     run = Run.open(load_profile(MINI), 0, tmp_path)
     finished(run, 'data','foundation','latent_space')

@@ -1,6 +1,7 @@
 "Training on equal terms: the loss, φ, batches, plans, interruption, and what a user may get wrong."
 import numpy as np,pandas as pd,pytest,torch
 from pathlib import Path
+from PIL import Image
 from conftest import tiny_profile,with_dreams
 from dream_ood.data import ImageSet,id_set
 from dream_ood.dream_id import SHIFTS,gains,of_each_class,run_dream_id,verdict
@@ -136,6 +137,33 @@ def test_dream_id_goes_on_where_it_was(trained, tmp_path, monkeypatch):
     assert len(n)==3+4
     whole,resumed = (pd.read_csv(r.stage('dream_id')/'accuracy.csv').accuracy for r in (trained,run))
     assert np.allclose(whole, resumed, atol=.1)
+
+@pytest.mark.parametrize('policy', [None,'augmix','cutmix'])
+def test_a_long_training_of_dream_id_that_is_killed_ends_as_if_it_had_not_been(trained, tmp_path, monkeypatch, policy):
+    monkeypatch.setattr(dream_id, 'LEG', 3)
+    ds,real,n = of_each_class(id_set(trained.profile,'train'), 4),training.train_leg,[]
+    whole = dream_id.train_on(trained, ds, 0, 8, policy=policy)
+    def cut(*args):
+        n.append(1)
+        if len(n)==3: raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(training, 'train_leg', cut)
+    with pytest.raises(KeyboardInterrupt): dream_id.train_on(trained, ds, 0, 8, policy=policy, checkpoint=tmp_path/'c.pt')
+    assert (tmp_path/'c.pt').exists()
+    resumed = dream_id.train_on(trained, ds, 0, 8, policy=policy, checkpoint=tmp_path/'c.pt')
+    assert len(n)==4 and not (tmp_path/'c.pt').exists()
+    for a,b in zip(whole.state_dict().values(), resumed.state_dict().values()): assert torch.allclose(a.float(), b.float(), atol=1e-5)
+
+def test_images_of_the_classes_from_elsewhere_are_a_shift(trained, tmp_path):
+    for i,x in enumerate(id_set(trained.profile,'test').pixels(32)[:4]):      # all of one class
+        f = tmp_path/'images'/trained.profile.data.classes[0]/f'{i}.png'; f.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x.permute(1,2,0).numpy()).save(f)
+    own = dict(shifts=True, shift_sets=dict(mine=Source(kind='folder',path=str(tmp_path/'images'))))
+    run = with_dreams(Run.open(trained.profile.model_copy(update=dict(dream_id=trained.profile.dream_id.model_copy(update=own))), 0, tmp_path/'runs'))
+    run_dream_id(run)
+    s = pd.read_csv(run.stage('dream_id')/'shift.csv')
+    assert set(s['shift'])=={'resampled','mine',*SHIFTS} and set(s[s['shift']=='mine'].severity)=={0} and set(4*s[s['shift']=='mine'].accuracy)<=set(range(5))
+    with pytest.raises(ValueError, match='names of our own shifts'): DreamID(inliers='inliers', real_per_class=1, steps=1, shift_sets=dict(noise=Source(kind='folder',path='a')))
 
 def test_more_real_images_than_there_are_is_one_sentence(trained):
     with pytest.raises(DreamError, match='fewer than the 9 asked for'): of_each_class(id_set(trained.profile,'train'), 9)

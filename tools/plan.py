@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from huggingface_hub import try_to_load_from_cache
 import rates
-from dream_ood.data import id_set, ood_sets, validation_outliers, wide_set
+from dream_ood.data import id_set, ood_sets, shift_sets, validation_outliers, wide_set
 from dream_ood.dream_id import SHIFTS
 from dream_ood.evaluation import reads_features
 from dream_ood.foundation import model_source
@@ -32,6 +32,11 @@ def expected(study, role, src):
     return C*max(1, min(whole//C-src.exclude_first, src.per_class or whole, most or whole)) if src.per_class or src.exclude_first or most else whole
 
 
+def elsewhere(study):
+    "The sets that Dream-ID is tried on under shift, where a study does that."
+    return study.dream_id.shift_sets or {} if study.dream_id.shifts else {}
+
+
 def images(study):
     "(name -> number of images, name -> what is said of a set that is missing, training images of the smallest class or None)."
     d, found, missing, least = study.data, {}, {}, None
@@ -41,6 +46,9 @@ def images(study):
     for n, src in d.ood.items():
         one = study.model_copy(update=dict(data=d.model_copy(update=dict(ood={n: src}))))
         roles[n] = src, lambda one=one, n=n: ood_sets(one)[n]
+    for n, src in elsewhere(study).items():
+        alone = study.model_copy(update=dict(dream_id=study.dream_id.model_copy(update=dict(shift_sets={n: src}))))
+        roles[n] = src, lambda alone=alone, n=n: shift_sets(alone)[n]
     for n, (src, load) in roles.items():
         src = src if src.download is None else src.model_copy(update=dict(download=None))
         try:
@@ -95,7 +103,7 @@ def work(study, n):
     sizes = inliers.sizes or {inliers.real_per_class: inliers.steps}
     few = min(250*C, n['ID test'])
     test = min(n['ID test'], C*inliers.test_per_class) if inliers.test_per_class else n['ID test']
-    each = sum(v for k, v in n.items() if k not in ('ID train', 'wide')) + few + next((i for p, (i, *_) in pools.items() if study.decoding.pools[p].source == 'class_names'), 0)
+    each = sum(v for k, v in n.items() if k not in ('ID train', 'wide', *(inliers.shift_sets or ()))) + few + next((i for p, (i, *_) in pools.items() if study.decoding.pools[p].source == 'class_names'), 0)
     readers = {m.contender: any(reads_features(x.detector) for x in study.evaluation.methods.values() if x.contender == m.contender) for m in study.evaluation.methods.values()}
     scored = {}
     for c, fit in readers.items(): scored[study.backbone(c)] = scored.get(study.backbone(c), 0) + each + n['ID train']*fit
@@ -108,7 +116,7 @@ def work(study, n):
         decoding=[x for p in pools.values() for x in draw(*p)],
         training=[*(('images trained on', f'train {b}', v) for b, v in trained.items()), ('through the autoencoder', 'vae', again)],
         dream_id=[('images trained on', 'train', sum(conditions*inliers.repeats*steps*min(inliers.batch_size, C*real) for real, steps in sizes.items())),
-                  ('images scored', 'score', len(sizes)*conditions*inliers.repeats*test*(1+5*len(SHIFTS) if inliers.shifts else 1))],
+                  ('images scored', 'score', len(sizes)*conditions*inliers.repeats*(test*(1+5*len(SHIFTS) if inliers.shifts else 1)+sum(n[k] for k in elsewhere(study))))],
         evaluation=[*(('images scored', f'score {b}', v) for b, v in scored.items()), ('through the autoencoder', 'vae', few)])
 
 
@@ -119,7 +127,7 @@ def bytes_of(study, n, width):
         encoder, net = make_backbone(study.latent_space.backbone, width, study.data.image_size), make_backbone(study.training.backbone, C, study.data.image_size)
     def weights(m): return 4*sum(p.numel() for p in m.parameters())
     contenders = {m.contender for m in study.evaluation.methods.values()}
-    kept = sum(v for k, v in n.items() if k != 'wide')
+    kept = sum(v for k, v in n.items() if k not in ('wide', *(study.dream_id.shift_sets or ())))
     return {'latent_space: embeddings, encoder': 4*width*n['ID train']+weights(encoder),
             'sampling: embeddings': sum(C*q.per_class*(4*width+20) for q in study.sampling.pools.values()),
             'decoding: images (PNG, half a byte for a byte of pixels)': sum(i for i, *_ in drawn(study).values())*px//2,
@@ -234,7 +242,7 @@ def main(profile, seeds='0,1,2', runs='_runs', row='', target='table1', path=rat
     if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as SEEDS=0,1,2.')
     seeds = [int(s) for s in seeds.split(',')]
     parts, pages = targets(study, target)
-    n, missing, least = images(study)
+    n, missing, least = images(next((s for s, _ in parts if elsewhere(s)), study))
     no_model = foundation(study)
     print(f'Profile {study.name}, target {target}. Nothing is computed here.')
     print('\nWhat has to be there')

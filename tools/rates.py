@@ -148,15 +148,24 @@ def read(path=RATES):
     return pd.read_csv(path, keep_default_na=False) if Path(path).exists() else pd.DataFrame(columns=[*KEY, 'seconds', 'gpu'])
 
 
-def main(profile, path=RATES, again=''):
+def parts(study, target):
+    "The study alone, or those behind the paper's tables and figures."
+    if target == 'table1': return [study]
+    from dream_ood.paper import studies   # slow to import
+    return list(studies(study).values())
+
+
+def main(profile, path=RATES, again='', target='table1'):
     study, threads = load_profile(profile), int(os.environ.get('OMP_NUM_THREADS') or torch.get_num_threads())
     old = read(path)
     here = old[(old.device == device()) & (old.threads.astype(str) == str(threads))]
     known = set() if again else set(zip(here.work, here.setting))
     print(f'Measuring on {device()}, {threads} thread{"s"*(threads > 1)}' + (f', {others()}' if others() else ''))
-    for row in measure(study, threads, known):                     # written one by one: an interrupted call loses nothing
-        table = pd.concat([read(path), pd.DataFrame([row])], ignore_index=True).astype(dict(repeats=int, threads=int))
-        save_table(path, table.drop_duplicates(KEY, keep='last').sort_values(KEY))
+    for part in parts(study, target):
+        for row in measure(part, threads, known):                  # written one by one: an interrupted call loses nothing
+            known.add((row['work'], row['setting']))
+            table = pd.concat([read(path), pd.DataFrame([row])], ignore_index=True).astype(dict(repeats=int, threads=int))
+            save_table(path, table.drop_duplicates(KEY, keep='last').sort_values(KEY))
     print(f'Rates are in {Path(path).name}; `make plan PROFILE={profile}` uses them.')
 
 

@@ -19,13 +19,25 @@ def lock(home):
     return file
 
 
+def adrift(process):
+    "Is whoever started it gone? So it is with what a killed call leaves behind, and not with another call's work."
+    top = process
+    for a in process.parents():
+        words = a.cmdline()
+        if 'snakemake' not in words and 'tools/execute.py' not in ' '.join(words): break
+        top = a
+    parent = top.parent()
+    return parent is None or parent.pid == 1 or parent.name().startswith('systemd')
+
+
 def end_orphans(profiles, runs):
-    "End what a killed call left running here: holding the lock, we know that nobody waits for it."
+    "End what a killed call left running here."
     profiles = {f'profile={p}' for p in profiles}
     for p in psutil.process_iter(['cmdline', 'cwd']):
         words = p.info['cmdline'] or []
         ours = profiles & set(words) and f'runs={runs}' in words and {'snakemake', 'tools/execute.py'} & set(words)
-        if ours and p.info['cwd'] == os.getcwd():
+        with suppress(psutil.NoSuchProcess):
+            if not (ours and p.info['cwd'] == os.getcwd() and adrift(p)): continue
             print(f'An earlier call was killed and left process {p.pid} behind: ending it.')
             for child in [*p.children(recursive=True), p]:
                 with suppress(psutil.NoSuchProcess): child.kill()
