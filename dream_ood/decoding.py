@@ -367,6 +367,7 @@ def run_decoding(
         lost[n] = {own[i] for i in missing(df.iloc[own], stage/n)}
     check_room(stage.folder, sum(map(len,lost.values())), run.profile)
     pipe = load_foundation(run.profile, run.device) if any(lost.values()) else None
+    if pipe and run.device=='cpu' and sum(x.numel() for x in pipe.unet.parameters())>1e8: print('No GPU is in sight: on a CPU a Stable Diffusion needs many minutes for a picture. If this machine has one, see why torch.cuda.is_available() is false.')
     recipes = {n:run.profile.for_pool(n) for n in pools}
     if pipe: [use_solver(pipe, r.decoding.scheduler) for r in recipes.values()]   # refuses an impossible one before anything is drawn
     for n,(df,what) in plans.items(): decode(run, pipe, df, what, stage/n, f'decoding {n}', batches[n], lost[n], recipes[n])

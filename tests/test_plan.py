@@ -63,7 +63,7 @@ def test_the_bundled_study_lacks_nothing(project, capsys, computes_nothing):
     out = said(capsys, 'profiles/mini.yaml', '0,1')
     assert 'MISSING' not in out and 'The foundation and every image set are there.' in out and 'about' not in section(out,'Images')
 
-@pytest.mark.parametrize('profile', ['cifar100','openood_cifar100','smoke'])
+@pytest.mark.parametrize('profile', ['cifar100','imagenet10','openood_cifar100','smoke'])
 def test_every_kind_of_profile_can_be_planned(profile, project, capsys): assert 'The graph' in said(capsys, f'profiles/{profile}.yaml', '0')
 
 @pytest.mark.parametrize('args,words', [(('profiles/none.yaml',),'no profile'), (('profiles/mini.yaml','a'),'SEEDS'), (('profiles/mini.yaml','0','_runs','Nothing'),'no row')])
@@ -77,6 +77,7 @@ def test_all_studies_of_the_paper_are_planned(project, capsys, computes_nothing)
     parts = {n:out[out.index(f'== Study imagenet100-{n}'):].split('== Study')[1] for n in ('tables','ablations','dream-id')}
     assert '08_evaluation' in parts['tables'] and '07_dream_id' in parts['tables']
     assert '07_dream_id' not in parts['ablations'] and '06_regularized' not in parts['dream-id'] and '05_decoding' in parts['dream-id']
+    for words in ('imagenet-a.tar','ImageNetV2'): assert words in section(out,'What has to be there') and words not in said(capsys,'profiles/imagenet100.yaml')   # Dream-ID under shift
     drawn = [int(n.replace(',','')) for n in re.findall(r'([\d,]+) images drawn', out) if n!='120']
     assert f'{2*sum(drawn):,} images to draw' in out and 'In all: 3 studies, 42 runs of stages for 2 seeds' in out
     one = said(capsys, 'profiles/imagenet100.yaml', '0', '_runs', '', 'paper/efficiency')
@@ -148,6 +149,11 @@ def test_rates_are_measured_once_with_their_provenance(project, capsys):
     rates.main('profiles/smoke.yaml', 'r.csv')
     assert Path('r.csv').read_bytes()==before
     assert 'not measured yet' not in said(capsys,'profiles/smoke.yaml','0','_runs','','table1','r.csv')
+
+def test_rates_of_the_paper_are_those_of_its_studies():
+    study = load_profile(ROOT/'profiles'/'imagenet100.yaml')
+    settings = [s for part in rates.parts(study,'paper') for _,s in rates.needed(part)]
+    assert rates.parts(study,'table1')==[study] and all(any(s.startswith(w) for s in settings) for w in ('resnet50','densenet121','gaussian','boundary','anywhere','interpolation'))
 
 def test_stable_diffusion_has_its_real_size():
     study = load_profile(ROOT/'profiles'/'imagenet100.yaml')

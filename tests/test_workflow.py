@@ -1,11 +1,12 @@
 "The graph of notebook runs: it parses for every profile, runs what is missing or stale and nothing else, and fails in one sentence."
-import os, re, shutil, subprocess, sys
+import os, re, shutil, subprocess, sys, time
 from pathlib import Path
 
 import nbformat, pytest, torch, yaml
 from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_json, save_json
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT/'tools'))
 PROFILES = [p.name for p in sorted((ROOT/'profiles').glob('*.yaml')) if 'name' in yaml.safe_load(p.read_text())]   # without a name: a base of others
 
 def notebook(path, *sources, parameters):
@@ -115,6 +116,26 @@ def test_an_unwritable_run_folder_is_one_sentence(project):
     (project/'_runs').write_text('a file, no folder')
     code, said = reproduce(project)
     assert code != 0 and said.startswith('Error: Cannot write') and len(said.strip().splitlines()) == 1, said
+
+def test_what_a_killed_call_left_is_ended_and_a_living_call_is_not(project, capsys):
+    import reproduce
+    from contextlib import contextmanager
+    @contextmanager
+    def working(caller):
+        "A process such as a call of `make reproduce` has at work."
+        env = os.environ | ({reproduce.CALL: str(caller)} if caller else {})
+        p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)', 'tools/execute.py', 'profile=a.yaml', 'runs=_runs'], cwd=project, env=env)
+        try: yield p
+        finally: p.kill(); p.wait()
+    gone = subprocess.Popen(['true']); gone.wait()
+    living = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)', 'tools/reproduce.py'])
+    here = os.getcwd(); os.chdir(project)
+    try:
+        with working(gone.pid) as a, working(living.pid) as b, working(None) as c:
+            time.sleep(1)
+            reproduce.end_orphans(['a.yaml'], '_runs')
+            assert a.wait(10) and b.poll() is None is c.poll() and f'process {a.pid}' in capsys.readouterr().out
+    finally: os.chdir(here); living.kill(); living.wait()
 
 def test_kernels_started_at_once_share_no_address(tmp_path):
     "Ports are guessed before they are taken: two kernels may guess the same, and one of them dies."

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil, yaml
 from dream_ood.runs import NOTEBOOKS, DreamError, Run, atomic, load_profile, nice, only, resolve
 
+CALL = 'DREAM_OOD_CALL'   # in the environment of what a call starts: its process
 OPTIONS = ['--cores', 'all', '--rerun-triggers', 'mtime', '--rerun-incomplete', '--keep-incomplete', '--nolock']
 
 
@@ -20,14 +21,10 @@ def lock(home):
 
 
 def adrift(process):
-    "Is whoever started it gone? So it is with what a killed call leaves behind, and not with another call's work."
-    top = process
-    for a in process.parents():
-        words = a.cmdline()
-        if 'snakemake' not in words and 'tools/execute.py' not in ' '.join(words): break
-        top = a
-    parent = top.parent()
-    return parent is None or parent.pid == 1 or parent.name().startswith('systemd')
+    "Is the call that it works for gone? What was started otherwise, as by snakemake by hand, is left alone."
+    caller = process.environ().get(CALL, '')
+    try: return bool(caller) and not {'tools/reproduce.py', 'tools/classifier.py'} & set(psutil.Process(int(caller)).cmdline())
+    except psutil.NoSuchProcess: return True
 
 
 def end_orphans(profiles, runs):
@@ -48,7 +45,7 @@ def graph(profile, seeds, runs, home, target='table1'):
     rule = [target] if target == 'classifier' else []
     command = [sys.executable, '-m', 'snakemake', *rule, *OPTIONS, '--config', f'profile={profile}', f'seeds="{seeds}"', f'runs={runs}', f'target={target}']
     said, total, done, at, failed = [], 0, 0, '', ''
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {CALL: str(os.getpid())}) as p:
         for line in p.stderr:
             said.append(line)
             if m := re.match(r'total\s+(\d+)', line): total = int(m[1])
