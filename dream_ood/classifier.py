@@ -104,7 +104,7 @@ def as_pixels(
         if not Path(image).is_file(): raise DreamError(f'There is no image {nice(image)!r}: give the path of an image file.')
         return read_image(image, greyscale)
     if isinstance(image, Image.Image): return flat(image, greyscale)
-    if not torch.is_tensor(image): raise DreamError(f'A {type(image).__name__} is no image: give a path, a PIL image, or a tensor (3, height, width).')
+    if not torch.is_tensor(image): raise DreamError(f'An object of type {type(image).__name__} is no image: give a path, a PIL image, or a tensor (3, height, width).')
     x = image[None] if image.ndim==2 else image
     if x.ndim!=3 or len(x) not in (1,3) or not x.numel(): raise DreamError(f'A tensor of shape {tuple(image.shape)} is no image: give (3, height, width), or (images, 3, height, width).')
     if x.is_floating_point():

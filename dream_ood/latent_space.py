@@ -181,7 +181,7 @@ def plot_anchor_cosines(
     own,other = anchor_cosines(z, y, anchors)
     n = min(most,len(classes)); rows = -(-n//4)
     fig,axes = plt.subplots(rows, min(n,4), figsize=(11,1.9*rows), sharex=True, squeeze=False, layout='constrained')
-    edges = np.linspace(min(other.min().item(),-.2), 1, 60)
+    edges = np.linspace(min(own.min().item(),other.min().item(),-.2), 1, 60)
     for c,ax in zip(range(n),axes.flat):
         for v,label in ((own,'own anchor'),(other,'nearest other')): ax.hist(v[y==c].numpy(), edges, alpha=.7, label=label)
         ax.set_title(f'{classes[c]} ({own[y==c].mean():.2f})', fontsize=10); ax.set_yticks([])
