@@ -306,6 +306,7 @@ def ood_sets(p:Profile)->dict:
     "OOD test sets by name, each with its `.group`. For the last stage alone."
     return {n:load_images(n, s, p, group=s.group) for n,s in p.data.ood.items()}
 
+# %% ../nbs/01_data.ipynb #67c6217d
 def shift_sets(p:Profile)->dict:
     "Images of the classes that were taken elsewhere, by name, for Dream-ID; a set may lack classes. Raises DreamError if it has none of them."
     return {n:_of_some_classes(n, s, p) for n,s in (p.dream_id.shift_sets or {}).items()}
@@ -320,6 +321,7 @@ def _of_some_classes(name, src, p): # ImageSet whose labels index `p.data.classe
     ds.classes = list(p.data.classes)
     return ds
 
+# %% ../nbs/01_data.ipynb #197c39bb
 def bare(word:str)->str:
     "A word by which equal nouns are known: small letters, singular (of plurals that English makes by rule)."
     w = re.sub(r'[\s_-]+', ' ', word.casefold()).strip()
@@ -444,7 +446,7 @@ def leaks(sets:dict)->list: # of (set, set, number of images in both)
 def run_data(run:Run):
     "Read and check all image sets of the profile; write data/sets.json and a picture."
     stage = run.stage('data')
-    if stage.done: return stage.skip()
+    if stage.done and (stage/'id.json').is_file(): return stage.skip()   # earlier versions did not write it
     stage.begin()
     p = run.profile
     sets = {f'ID {s}':id_set(p,s) for s in ('train','validation','test')} | ood_sets(p)

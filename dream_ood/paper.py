@@ -333,6 +333,7 @@ def legend_of_kinds(fig, p:Profile, contenders):
     there = [k for k in KINDS if k in {kind_of(p,c) for c in contenders}]
     fig.legend([plt.Line2D([],[],marker='o',ls='',c=KINDS[k]) for k in there], there, loc='outside lower center', ncols=len(there), fontsize=9)
 
+# %% ../nbs/10_paper.ipynb #915a0452
 def plot_rows(
     ax, values:dict,      # label -> values of the seeds
     colours=None          # label -> colour

@@ -452,6 +452,7 @@ def atomic(
         raise DreamError(f'There is no room to write {nice(path)!r}: free some space and start again; what is finished is kept.') from None
     finally: tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
 
+# %% ../nbs/00_runs.ipynb #b9bd211a
 def save_tensors(path, **tensors):
     "Write named tensors as safetensors."
     with atomic(path) as p: save_file({k:v.detach().cpu().contiguous() for k,v in tensors.items()}, p)
