@@ -278,3 +278,12 @@ def test_dream_id_over_numbers_of_images_policies_and_shifts(trained, tmp_path, 
     run_dream_id(cut)
     assert len(n)==1+len(a)
     for f,t in (('accuracy.csv',a),('shift.csv',s)): pd.testing.assert_frame_equal(pd.read_csv(cut.stage('dream_id')/f), t)
+
+def test_a_contender_alone_may_ask_for_the_autoencoder(trained, tmp_path):
+    t = trained.profile.training
+    def asked(share): return trained.profile.model_copy(update=dict(training=t.model_copy(update=dict(finetune=t.finetune.model_copy(update=dict(vae_fraction=0.)),
+        contenders=dict(plain=Contender(), dreams=Contender(start='plain', outliers='knn', finetune=dict(vae_fraction=share)))))))
+    for share,images in ((.5,True),(0.,False)):
+        run = with_dreams(Run.open(asked(share), 0, tmp_path/str(share))); train = id_set(run.profile,'train')
+        assert (vae_images(run, train, tmp_path/f'{share}.safetensors') is not None)==images
+        assert make_plan(run, run.profile.training.contenders['dreams'], len(train)).vae==round(share*8)
