@@ -269,13 +269,16 @@ def load_images(
     src:Source,        # entry of a profile
     p:Profile,
     classes=None,      # class names that get labels 0, 1, ...; default: no labels
-    group:str=None
+    group:str=None,
+    some=False         # some of the classes are enough
 )->ImageSet:
     "Read the images of a profile entry. Raises DreamError if they are missing, damaged, or lack a class."
     d = p.data
     x,names = _read(name, src, p, classes)
     if names is None: names = ['']*len(x)
     wanted = set(src.select or classes or names)
+    if some and not wanted&set(names): raise DreamError(f'{name}: {src.path or src.kind!r} has no image of any class: it takes one subfolder a class, called as in the profile.')
+    if some: wanted &= set(names)
     if missing := wanted-set(names): raise DreamError(f'{name}: no images of {sorted(missing)} in {src.path or src.kind!r}: check the names in the profile.')
     keep,seen,kept = [],dict.fromkeys(wanted,0),set()
     part = _in_part(src, x) if src.part else [True]*len(names)
@@ -315,9 +318,7 @@ def _of_some_classes(name, src, p): # ImageSet whose labels index `p.data.classe
     order = ImageNetInfo().label_names() if src.numbered else []
     if unknown := [c for c in p.data.classes if src.numbered and c not in order]: raise DreamError(f'{name}: its folders are numbered as the classes of ImageNet-1k, and {unknown[0]!r} is none of them: leave out `numbered`, or the set.')
     called = [str(order.index(c)) for c in p.data.classes] if src.numbered else list(p.data.classes)
-    there = set(_read(name, src, p, called)[1] or ())
-    if not there&set(called): raise DreamError(f'{name}: {src.path or src.kind!r} has no image of any class: it takes one subfolder a class, called as in the profile.')
-    ds = load_images(name, src.model_copy(update=dict(select=[c for c in called if c in there])), p, called)
+    ds = load_images(name, src, p, called, some=True)
     ds.classes = list(p.data.classes)
     return ds
 
@@ -446,7 +447,7 @@ def leaks(sets:dict)->list: # of (set, set, number of images in both)
 def run_data(run:Run):
     "Read and check all image sets of the profile; write data/sets.json and a picture."
     stage = run.stage('data')
-    if stage.done and (stage/'id.json').is_file(): return stage.skip()   # earlier versions did not write it
+    if stage.done: return stage.skip()
     stage.begin()
     p = run.profile
     sets = {f'ID {s}':id_set(p,s) for s in ('train','validation','test')} | ood_sets(p)

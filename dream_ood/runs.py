@@ -551,9 +551,10 @@ class Stage:
 
     @property
     def inputs(self)->dict:
-        "What this stage is made from: its profile sections, the seed, and the contents earlier stages wrote."
+        "What this stage is made from: its profile sections, the seed, and the contents earlier stages wrote; and which of its files others read, for an earlier version may lack them."
         sections,needs = STAGES[self.name]
-        return dict(seed=self.run.seed, profile={s.split()[0]:self.section(s) for s in sections},
+        read = sorted({f for reads in FILES.values() for f in reads.get(self.name,())})
+        return ({'files':read} if read else {}) | dict(seed=self.run.seed, profile={s.split()[0]:self.section(s) for s in sections},
                     external=self.run.external(self.name), stages={n:self.run.stage(n).result(FILES.get(self.name,{}).get(n)) for n in needs})
 
     @property

@@ -123,11 +123,10 @@ def others():
     return f'beside other work (load {load:.1f} on {cores} cores before the start)' if load > .5 else ''
 
 
-def measure(study, threads, known=()):
+def measure(study, threads, made_by, busy, known=()):
     "A row for each piece of work that is not in `known`."
     torch.set_num_threads(threads)
     diffusers.utils.logging.set_verbosity_error()          # casting random weights needs no warning
-    busy, made_by = others(), provenance()
     for (work, setting), what in needed(study).items():
         if (work, setting) in known: continue
         with torch.inference_mode(work not in ('train', 'sample')):
@@ -161,8 +160,9 @@ def main(profile, path=RATES, again='', target='table1'):
     here = old[(old.device == device()) & (old.threads.astype(str) == str(threads))]
     known = set() if again else set(zip(here.work, here.setting))
     print(f'Measuring on {device()}, {threads} thread{"s"*(threads > 1)}' + (f', {others()}' if others() else ''))
+    made_by, busy = provenance(), others()                         # before the first row changes the file, and the load
     for part in parts(study, target):
-        for row in measure(part, threads, known):                  # written one by one: an interrupted call loses nothing
+        for row in measure(part, threads, made_by, busy, known):   # written one by one: an interrupted call loses nothing
             known.add((row['work'], row['setting']))
             table = pd.concat([read(path), pd.DataFrame([row])], ignore_index=True).astype(dict(repeats=int, threads=int))
             save_table(path, table.drop_duplicates(KEY, keep='last').sort_values(KEY))
