@@ -5,7 +5,9 @@
 import csv, json, shlex, sys, time
 from pathlib import Path
 import torch
-from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_json, load_profile, nice, save_json
+from dream_ood.core import load_json, nice, save_json
+from dream_ood.study import load_profile
+from dream_ood.runs import NOTEBOOKS, Run, STAGES
 
 PROFILE = config.get('profile', 'profiles/mini.yaml')
 TARGET  = config.get('target', 'table1')   # or 'paper': every table and figure of nbs/paper; paper/PAGE: one of them; runs/STUDY: the runs of a study behind them

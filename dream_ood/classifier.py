@@ -29,7 +29,11 @@ from fastcore.basics import patch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
-from .runs import ASSETS,SPLITS,DreamError,Profile,Run,atomic,load_json,load_tensors,nice,provenance,resolve,save_json,save_tensors,set_style,sha256
+from .core import ASSETS,DreamError,atomic,load_json,load_tensors,nice,resolve,save_json,save_tensors,sha256
+from .settings import SPLITS
+from .study import Profile
+from .runs import Run,provenance
+from .plots import set_style
 from .data import ImageSet,flat,geometry,id_set,ood_sets,pool_set,read_image,validation_outliers
 from .foundation import known,model_source,spread
 from .latent_space import make_backbone

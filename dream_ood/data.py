@@ -22,7 +22,11 @@ from timm.data import ImageNetInfo
 from torch.utils.data import DataLoader,Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
-from .runs import ASSETS,DreamError,Profile,Run,Source,image_grid,load_json,nice,resolve,save_figure,save_json,seed_for,set_style,sha256,share_of
+from .core import ASSETS,DreamError,load_json,nice,resolve,save_json,seed_for,sha256
+from .settings import Source,share_of
+from .study import Profile
+from .runs import Run
+from .plots import image_grid,save_figure,set_style
 
 # %% ../nbs/01_data.ipynb #d24fc555
 class ImageSet(Dataset):

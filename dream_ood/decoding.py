@@ -22,7 +22,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from .runs import ASSETS,DreamError,OutlierFilter,Profile,Run,atomic,image_grid,load_json,load_tensors,nice,save_table,seed_for
+from .core import ASSETS,DreamError,atomic,load_json,load_tensors,nice,save_table,seed_for
+from .settings import OutlierFilter
+from .study import Profile
+from .runs import Run
+from .plots import image_grid
 from .data import ImageSet,id_set,read_image
 from .foundation import checked,draw,encode_empty,load_foundation,spread,use_solver
 from .latent_space import embed,load_embeddings,load_encoder

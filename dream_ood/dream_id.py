@@ -21,7 +21,11 @@ from torch import nn,Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
-from .runs import DreamError,Profile,Run,SPOILT,seed_for,save_table,save_figure,set_style,image_grid
+from .core import DreamError,save_table,seed_for
+from .settings import SPOILT
+from .study import Profile
+from .runs import Run
+from .plots import image_grid,save_figure,set_style
 from .data import ImageSet,id_set,pool_set,shift_sets,train_transform,eval_transform,batches
 from .training import Plan,channels_last,fresh_classifier,full_batches,joined,optimise
 

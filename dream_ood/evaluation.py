@@ -26,7 +26,10 @@ from scipy import stats
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
 from torch import nn,Tensor
 from tqdm.auto import tqdm
-from .runs import DreamError,Method,Run,Stage,save_json,save_tensors,load_tensors,save_table,seed_for,set_style
+from .core import DreamError,load_tensors,save_json,save_table,save_tensors,seed_for
+from .settings import Method
+from .runs import Run,Stage
+from .plots import set_style
 from .data import ImageSet,id_set,ood_sets,validation_outliers,pool_set,eval_transform,batches
 from .foundation import load_foundation
 from .training import channels_last,load_classifier,through_vae

@@ -24,7 +24,10 @@ from tqdm.auto import tqdm
 from diffusers import (AutoencoderKL,DDIMScheduler,DiffusionPipeline,DPMSolverMultistepScheduler,EulerAncestralDiscreteScheduler,EulerDiscreteScheduler,
                        LCMScheduler,PNDMScheduler,StableDiffusionPipeline,StableDiffusionXLPipeline,UNet2DConditionModel,UniPCMultistepScheduler)
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer
-from .runs import ASSETS,DreamError,Profile,Run,as_arrays,image_grid,nice,resolve,save_figure,save_json,save_tensors,seed_for
+from .core import ASSETS,DreamError,nice,resolve,save_json,save_tensors,seed_for
+from .study import Profile
+from .runs import Run
+from .plots import as_arrays,image_grid,save_figure
 from .data import bare,class_words,validation_outliers
 
 # %% ../nbs/02_foundation.ipynb #686c5c4e

@@ -18,7 +18,9 @@ from torch import nn,Tensor
 from tqdm.auto import tqdm
 from sklearn.manifold import TSNE
 from timm.models.resnet import ResNet,BasicBlock
-from .runs import (DreamError,Run,atomic,save_tensors,load_tensors,save_table,save_figure,seed_for,set_style)
+from .core import DreamError,atomic,load_tensors,save_table,save_tensors,seed_for
+from .runs import Run
+from .plots import save_figure,set_style
 from .data import id_set,train_transform,eval_transform,batches
 
 # %% ../nbs/03_latent_space.ipynb #3ea90f1d

@@ -20,7 +20,11 @@ import yaml
 import matplotlib.pyplot as plt
 from IPython.display import Markdown
 from scipy import stats
-from .runs import MADE,DreamError,Pool,Profile,Run,atomic,find_root,load_json,load_profile,nice,resolve,save_json,save_table,set_style
+from .core import DreamError,atomic,find_root,load_json,nice,resolve,save_json,save_table
+from .settings import MADE,Pool
+from .study import Profile,load_profile
+from .runs import Run
+from .plots import set_style
 from .evaluation import DETECTORS,GRIDS
 
 # %% ../nbs/10_paper.ipynb #7d8b46c7

@@ -25,7 +25,8 @@ from sklearn.covariance import LedoitWolf
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from tqdm.auto import tqdm
-from .runs import DreamError,Run,save_tensors,load_tensors
+from .core import DreamError,load_tensors,save_tensors
+from .runs import Run
 from .latent_space import load_embeddings
 
 # %% ../nbs/04_sampling.ipynb #f1a14e20

@@ -20,7 +20,10 @@ import matplotlib.pyplot as plt
 from torch import nn,Tensor
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
-from .runs import MADE,DreamError,Run,Stage,atomic,save_tensors,load_tensors,save_table,save_figure,seed_for,set_style,image_grid
+from .core import DreamError,atomic,load_tensors,save_table,save_tensors,seed_for
+from .settings import MADE
+from .runs import Run,Stage
+from .plots import image_grid,save_figure,set_style
 from .data import ImageSet,id_set,wide_set,pool_set,train_transform,eval_transform,batches
 from .foundation import load_foundation,vae_roundtrip
 from .latent_space import learning_rate,make_backbone

@@ -4,7 +4,9 @@ from pathlib import Path
 from PIL import Image
 from dream_ood.data import id_set
 from dream_ood.foundation import tiny_pipeline
-from dream_ood.runs import Profile,Run,load_profile,save_json
+from dream_ood.core import save_json
+from dream_ood.study import Profile,load_profile
+from dream_ood.runs import Run
 from dream_ood.training import run_training
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,10 @@ from dream_ood.classifier import *
 from dream_ood.classifier import FILES
 from dream_ood.data import id_set, run_data, validation_outliers
 from dream_ood.evaluation import load_scores, run_evaluation, threshold_for
-from dream_ood.runs import SPLITS, DreamError, Profile, Run, load_json, load_profile, merged, only, save_json, share_of
+from dream_ood.core import DreamError, load_json, save_json
+from dream_ood.settings import SPLITS, share_of
+from dream_ood.study import Profile, load_profile, merged, only
+from dream_ood.runs import Run
 from test_workflow import hollow, notebook, project
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +139,11 @@ def command(folder, seed='0'):
 
 def test_it_runs_what_is_missing_up_to_the_evaluation_then_the_classifier_then_nothing(project):
     notebook(project/'nbs'/'09_classifier.ipynb', """from pathlib import Path
+from dream_ood.core import *
+from dream_ood.settings import *
+from dream_ood.study import *
 from dream_ood.runs import *
+from dream_ood.plots import *
 run = Run.open(profile, seed, runs)
 if Path('broken').exists(): raise DreamError('The image x.png is corrupt: delete it.')
 for f in ('classifier.safetensors', 'report.html'): save_json(run.folder.parent/'classifier'/f, 1)

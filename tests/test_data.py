@@ -3,7 +3,10 @@ import numpy as np,pytest,torch
 from pathlib import Path
 from PIL import Image
 from dream_ood.data import *
-from dream_ood.runs import DreamError,Profile,Run,Source,load_profile
+from dream_ood.core import DreamError
+from dream_ood.settings import Source
+from dream_ood.study import Profile,load_profile
+from dream_ood.runs import Run
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,11 @@ from PIL import Image
 from dream_ood.decoding import *
 from dream_ood.data import pool_set
 from dream_ood.foundation import anchors,tiny_pipeline
+from dream_ood.core import *
+from dream_ood.settings import *
+from dream_ood.study import *
 from dream_ood.runs import *
+from dream_ood.plots import *
 
 MINI = Path(__file__).parent.parent/'profiles'/'mini.yaml'
 CLASSES = ['coat','boot','shirt']

@@ -6,8 +6,12 @@ from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
 from dream_ood.data import ImageSet,batches,eval_transform,id_set,validation_outliers
+from dream_ood.core import *
+from dream_ood.settings import *
+from dream_ood.study import *
 from dream_ood.runs import *
-from dream_ood.runs import Method
+from dream_ood.plots import *
+from dream_ood.settings import Method
 from dream_ood import evaluation
 from dream_ood.evaluation import *
 from dream_ood.training import channels_last,load_classifier

@@ -5,7 +5,8 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 from dream_ood.foundation import *
 from dream_ood.foundation import native_size
-from dream_ood.runs import DreamError,Profile
+from dream_ood.core import DreamError
+from dream_ood.study import Profile
 
 MINI = Path(__file__).parent.parent/'profiles'/'mini.yaml'
 PROMPT = 'a picture of a {}'

@@ -4,7 +4,8 @@ from PIL import Image
 from browser import browser
 from conftest import tiny_profile
 from dream_ood.decoding import gallery_data,gallery_page,write_gallery
-from dream_ood.runs import DreamError,Run,save_table
+from dream_ood.core import DreamError,save_table
+from dream_ood.runs import Run
 
 SHOWN = "[...document.querySelectorAll('figure button')].map(b => [b.dataset.group, b.dataset.pool, +b.dataset.index])"
 LOADED = "Promise.all([...document.images].filter(i => i.getAttribute('src')).map(i => { i.loading = 'eager'; return i.decode().then(() => i.naturalWidth > 0, () => false) })).then(x => x.length > 9 && x.every(Boolean))"

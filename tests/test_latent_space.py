@@ -3,7 +3,8 @@ import pytest,torch
 from fastcore.test import test_close as close
 import torch.nn.functional as F
 from dream_ood import latent_space
-from dream_ood.runs import Run,DreamError
+from dream_ood.core import DreamError
+from dream_ood.runs import Run
 from dream_ood.data import id_set
 
 @pytest.fixture(scope='module')

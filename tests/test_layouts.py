@@ -6,7 +6,10 @@ from PIL import Image
 import dream_ood.data as data
 from dream_ood.data import *
 from dream_ood.evaluation import Outputs,ood_metrics,right
-from dream_ood.runs import DreamError,OODSource,Profile,Run,Source,load_profile,save_tensors
+from dream_ood.core import DreamError,save_tensors
+from dream_ood.settings import OODSource,Source
+from dream_ood.study import Profile,load_profile
+from dream_ood.runs import Run
 from dream_ood.training import fresh_classifier,load_classifier
 
 ROOT = Path(__file__).parent.parent

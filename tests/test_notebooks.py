@@ -3,7 +3,8 @@ import shutil, sys
 import nbformat, pytest
 from pathlib import Path
 from dream_ood.decoding import run_decoding
-from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_profile
+from dream_ood.study import load_profile
+from dream_ood.runs import NOTEBOOKS, Run, STAGES
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT/'tools'))

@@ -7,7 +7,9 @@ from execnb.nbio import dict2nb
 from execnb.shell import CaptureShell
 from dream_ood import data,decoding,dream_id,evaluation,foundation,latent_space,sampling,training
 from dream_ood.paper import PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,studies,value_name,write_studies
-from dream_ood.runs import DreamError,Profile,Run,load_profile,load_tensors
+from dream_ood.core import DreamError,load_tensors
+from dream_ood.study import Profile,load_profile
+from dream_ood.runs import Run
 from dream_ood.training import few_classes,load_classifier,outlier_images
 
 ROOT = Path(__file__).parent.parent

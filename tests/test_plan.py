@@ -5,7 +5,9 @@ from pathlib import Path
 from PIL import Image
 from diffusers import AutoencoderKL,PNDMScheduler,StableDiffusionPipeline,UNet2DConditionModel
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTokenizer
-from dream_ood.runs import STAGES,DreamError,Profile,Run,load_profile
+from dream_ood.core import DreamError
+from dream_ood.study import Profile,load_profile
+from dream_ood.runs import Run,STAGES
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT/'tools'))

@@ -2,7 +2,11 @@
 import os,signal,subprocess,sys,time
 from pathlib import Path
 import pytest,torch,yaml
+from dream_ood.core import *
+from dream_ood.settings import *
+from dream_ood.study import *
 from dream_ood.runs import *
+from dream_ood.plots import *
 
 ROOT = Path(__file__).parent.parent
 MINI = ROOT/'profiles'/'mini.yaml'

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from fastcore.test import test_close as close
 from sklearn.neighbors import NearestNeighbors
 from dream_ood import sampling
-from dream_ood.runs import DreamError
+from dream_ood.core import DreamError
 from dream_ood.sampling import Candidates,Noise,RULES,Space,boundary_points,extremes,farthest,kth_distance,misread,neighbours,own_distance,percentiles,sample,slerp
 
 D,N,K = 24,120,7

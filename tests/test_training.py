@@ -5,7 +5,11 @@ from PIL import Image
 from conftest import tiny_profile,with_dreams
 from dream_ood.data import ImageSet,id_set
 from dream_ood.dream_id import SHIFTS,gains,of_each_class,run_dream_id,verdict
+from dream_ood.core import *
+from dream_ood.settings import *
+from dream_ood.study import *
 from dream_ood.runs import *
+from dream_ood.plots import *
 from dream_ood import dream_id,training
 from dream_ood.training import *
 

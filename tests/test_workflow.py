@@ -3,7 +3,8 @@ import os, re, shutil, subprocess, sys, time
 from pathlib import Path
 
 import nbformat, pytest, torch, yaml
-from dream_ood.runs import NOTEBOOKS, STAGES, Run, load_json, save_json
+from dream_ood.core import load_json, save_json
+from dream_ood.runs import NOTEBOOKS, Run, STAGES
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT/'tools'))
@@ -21,7 +22,11 @@ def project(tmp_path):
     for f in ('Snakefile', 'settings.ini', 'tools', 'profiles'):
         (shutil.copytree if (ROOT/f).is_dir() else shutil.copy)(ROOT/f, tmp_path/f)
     stage = '''from pathlib import Path
+from dream_ood.core import *
+from dream_ood.settings import *
+from dream_ood.study import *
 from dream_ood.runs import *
+from dream_ood.plots import *
 run = Run.open(profile, seed, runs); s = run.stage(%r)
 if not s.done:
     s.begin()
@@ -29,7 +34,7 @@ if not s.done:
     import os; save_json(s/'r.json', dict(seed=seed, threads=int(os.environ['OMP_NUM_THREADS']))); s.finish()'''
     for name, nb in NOTEBOOKS.items(): notebook(tmp_path/'nbs'/f'{nb}.ipynb', stage % name, parameters="profile = None\nseed = None\nruns = None")
     notebook(tmp_path/'nbs'/'paper'/'table1.ipynb', '''from pathlib import Path
-from dream_ood.runs import load_profile
+from dream_ood.study import load_profile
 home = Path(runs)/load_profile(profile).name
 for f in ('tables/table1.csv','tables/table1.md','tables/summary.md','figures/gallery.png'):
     (home/f).parent.mkdir(parents=True, exist_ok=True); (home/f).write_text('seed\\n'+'\\n'.join(map(str,seeds))+'\\n')''', parameters="profile = None\nseeds = None\nruns = None")

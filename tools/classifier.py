@@ -2,7 +2,9 @@
 import re, sys, time
 
 from reproduce import end_orphans, graph, lock
-from dream_ood.runs import DreamError, Run, load_profile, nice
+from dream_ood.core import DreamError, nice
+from dream_ood.study import load_profile
+from dream_ood.runs import Run
 
 
 def main(profile, seed, runs):

@@ -41,7 +41,7 @@ def dress(proc):
 def site():
     "Build the website into _docs/: Quarto renders it where it is installed, smalldocs elsewhere, both from _quarto.yml."
     from dream_ood.decoding import write_gallery   # slow to import, and README.md needs it not
-    from dream_ood.runs import load_json
+    from dream_ood.core import load_json
     proc, docs = proc_nbs(force=True), ROOT/'_docs'
     for f in (proc/'paper'/'recorded').rglob('*.md'): f.unlink()   # tables kept for their own sake: the pages show them
     drop_numbers(proc)

@@ -14,7 +14,10 @@ from dream_ood.dream_id import SHIFTS
 from dream_ood.evaluation import reads_features
 from dream_ood.foundation import model_source
 from dream_ood.latent_space import make_backbone
-from dream_ood.runs import MADE, NOTEBOOKS, STAGES, DreamError, Run, load_profile, nice, only, resolve
+from dream_ood.core import DreamError, nice, resolve
+from dream_ood.settings import MADE
+from dream_ood.study import load_profile, only
+from dream_ood.runs import NOTEBOOKS, Run, STAGES
 from dream_ood.training import make_plan
 
 # Images that a dataset has, for sets that are not here; of folders and lists: ImageNet's (1,300 training and 50 test images a class), and 10,000 of an OOD set

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from dream_ood.foundation import model_source
 from dream_ood.latent_space import make_backbone
-from dream_ood.runs import DreamError, load_profile, provenance, save_table
+from dream_ood.core import DreamError, save_table
+from dream_ood.study import load_profile
+from dream_ood.runs import provenance
 from dream_ood.sampling import parameters_of, sample
 
 RATES = Path(__file__).with_name('rates.csv')

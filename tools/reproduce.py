@@ -6,7 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil, yaml
-from dream_ood.runs import NOTEBOOKS, DreamError, Run, atomic, load_profile, nice, only, resolve
+from dream_ood.core import DreamError, atomic, nice, resolve
+from dream_ood.study import load_profile, only
+from dream_ood.runs import NOTEBOOKS, Run
 
 CALL = 'DREAM_OOD_CALL'   # in the environment of what a call starts: its process
 OPTIONS = ['--cores', 'all', '--rerun-triggers', 'mtime', '--rerun-incomplete', '--keep-incomplete', '--nolock']
