@@ -66,7 +66,7 @@ def unknown_nouns(
 
 def check_study(p:Profile, least:int=20):
     "Raises DreamError for what would end the study, or make its threshold worthless, later on."
-    sets = {s:id_set(p,s) for s in SPLITS}
+    sets = {s:id_set(p.data,s) for s in SPLITS}
     few,name = min((int(n),c) for n,c in zip(sets['train'].labels.bincount(minlength=len(p.data.classes)), p.data.classes))
     for pool,q in p.sampling.pools.items():
         if 'k' in parameters_of(q.rule) and few<=q.k: raise DreamError(f'{name!r} has {few} training images, and the distance to the neighbour sampling.pools.{pool}.k = {q.k} needs {q.k+1}: add images, or lower k.')
@@ -214,9 +214,9 @@ def whole_folder(path):
 def parts(run:Run, method:str)->tuple: # tensors; settings of the detector
     "What of a run one of its methods needs to score a new image."
     m = run.profile.evaluation.methods[method]
-    sets = {'ID validation':id_set(run.profile,'validation')}
-    if m.tuned: sets['validation outliers'] = validation_outliers(run.profile)
-    scorer = Scorer(run, m.contender, sets, id_set(run.profile,'train'))
+    sets = {'ID validation':id_set(run.profile.data,'validation')}
+    if m.tuned: sets['validation outliers'] = validation_outliers(run.profile.data)
+    scorer = Scorer(run, m.contender, sets, id_set(run.profile.data,'train'))
     settings = tune_detector(scorer, m.detector, m.mirrored) if m.tuned else {}
     kept = {'validation':scorer.outs['ID validation']}
     if m.mirrored: kept['mirrored'] = (o := scorer.pairs()['ID validation'][1])._replace(labels=o.labels.clone())   # a file holds no tensor twice
@@ -234,7 +234,7 @@ class Results(NamedTuple):
 
 def results(run:Run, method:str)->Results:
     "Read what the evaluation stage made of a method's images."
-    sets = {'ID test':id_set(run.profile,'test')} | ood_sets(run.profile)
+    sets = {'ID test':id_set(run.profile.data,'test')} | ood_sets(run.profile.data)
     outs = cached_outputs(run, run.profile.evaluation.methods[method].contender, sets)
     return Results(sets, outs, load_scores(run)[method], right(outs['ID test'], len(run.profile.data.classes)).numpy())
 
@@ -259,7 +259,7 @@ def describe(run:Run, table:pd.DataFrame, settings:dict, threshold:float, recall
         input=p.data.model_dump(include={'image_size','mean','std','greyscale'}),
         threshold=threshold, recall=recall, method=method, chosen_on='validation outliers' if table.fpr95.notna().all() else None,
         settings=dict(contender=m.contender, detector=m.detector, detector_settings=settings, mirrored=bool(m.mirrored), k=p.evaluation.k, temperature=p.training.temperature, batch_size=p.evaluation.batch_size),
-        images={s:len(id_set(p,s)) for s in SPLITS}, measured=measured(run, method, r, threshold),
+        images={s:len(id_set(p.data,s)) for s in SPLITS}, measured=measured(run, method, r, threshold),
         made_from=dict(study=p.name, seed=run.seed, foundation=p.foundation.model, evaluation=run.stage('evaluation')._read('provenance.json')['result'], **provenance()))
 
 # %% ../nbs/09_classifier.ipynb #7813fa3a
@@ -304,7 +304,7 @@ def pool_title(p:Profile, pool:str)->tuple: # heading, and a sentence
 def learnt_from(run:Run, n:int=12, most:int=20)->str: # images of a row; classes shown
     "What it was trained on: numbers, and real images beside what the foundation made of them."
     p,size = run.profile,run.profile.data.image_size
-    sets = {s:id_set(p,s) for s in SPLITS}
+    sets = {s:id_set(p.data,s) for s in SPLITS}
     counts = {f'{s} images':ds.labels.bincount(minlength=len(p.data.classes)).tolist() for s,ds in sets.items()}
     names = spread(list(enumerate(p.data.classes)), most)
     def row(name, x): return f'<div class=row><span>{escape(name)}</span>{page_images(x, side=96)}</div>'
@@ -314,7 +314,7 @@ def learnt_from(run:Run, n:int=12, most:int=20)->str: # images of a row; classes
     for pool,how in p.decoding.pools.items():
         if pool not in seen and how.source!='class_names': continue
         title,about = pool_title(p, pool)
-        ds = pool_set(run.stage('decoding')/pool, p)
+        ds = pool_set(run.stage('decoding')/pool, p.data.classes, p.data.greyscale)
         rows = [('', ds.subset(spread(range(len(ds)), 2*n)).pixels(size))] if how.source=='other_names' else [(c, real_images(ds, i, n, size)) for i,c in names]
         out += f'<h3>{escape(title)}</h3><p class=soft>{escape(about)}</p>' + ''.join(row(*r) for r in rows)
     return out

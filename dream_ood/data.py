@@ -7,7 +7,7 @@ __all__ = ['SMALL', 'KEPT', 'PHOTOGRAPHS', 'TEXTURES', 'SYMBOLS', 'FONTS', 'FASH
            'ImageSet', 'flat', 'read_image', 'geometry', 'read_sheet', 'fit', 'crops', 'symbols', 'made', 'absent',
            'load_images', 'id_set', 'ood_sets', 'shift_sets', 'bare', 'class_words', 'unlike_classes',
            'validation_outliers', 'wide_set', 'pool_set', 'Transform', 'shift_flip', 'eval_transform',
-           'train_transform', 'Items', 'batches', 'published', 'leaks', 'run_data']
+           'train_transform', 'Items', 'batches', 'published', 'leaks']
 
 # %% ../nbs/01_data.ipynb #c08b6185
 import csv,gzip,os,re,struct
@@ -22,11 +22,8 @@ from timm.data import ImageNetInfo
 from torch.utils.data import DataLoader,Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
-from .core import ASSETS,DreamError,load_json,nice,resolve,save_json,seed_for,sha256
-from .settings import Source,share_of
-from .study import Profile
-from .runs import Run
-from .plots import image_grid,save_figure,set_style
+from .core import ASSETS,DreamError,nice,resolve,seed_for,sha256
+from .settings import Data,ImageFormat,Source,share_of
 
 # %% ../nbs/01_data.ipynb #d24fc555
 class ImageSet(Dataset):
@@ -259,8 +256,8 @@ def _fashion(src, classes=None):
 # %% ../nbs/01_data.ipynb #d0a03e88
 READERS = dict.fromkeys(DATASETS,_dataset) | dict(sheets=_sheets, folder=_folder, imglist=_imglist, fashion_mnist=_fashion)
 
-def _read(name, src, p, classes): # images and class names, or one sentence that begins with the set's name
-    if src.kind not in READERS: return made(src.kind, p.data.image_size), None
+def _read(name, src, d, classes): # images and class names, or one sentence that begins with the set's name
+    if src.kind not in READERS: return made(src.kind, d.image_size), None
     try: return READERS[src.kind](src, classes)
     except DreamError as e: raise DreamError(f'{name}: {e}') from None
 
@@ -271,14 +268,13 @@ def _in_part(src, files): # for each file, whether it is in the part of the fold
 def load_images(
     name:str,
     src:Source,        # entry of a profile
-    p:Profile,
+    d:ImageFormat,     # sides and colours that images get
     classes=None,      # class names that get labels 0, 1, ...; default: no labels
     group:str=None,
     some=False         # some of the classes are enough
 )->ImageSet:
     "Read the images of a profile entry. Raises DreamError if they are missing, damaged, or lack a class."
-    d = p.data
-    x,names = _read(name, src, p, classes)
+    x,names = _read(name, src, d, classes)
     if names is None: names = ['']*len(x)
     wanted = set(src.select or classes or names)
     if some and not wanted&set(names): raise DreamError(f'{name}: {src.path or src.kind!r} has no image of any class: it takes one subfolder a class, called as in the profile.')
@@ -303,27 +299,30 @@ def load_images(
     return s
 
 # %% ../nbs/01_data.ipynb #f531e6cc
-def id_set(p:Profile, split:str)->ImageSet: # split: 'train' | 'validation' | 'test'
-    "In-distribution images; labels index `p.data.classes`."
-    src = getattr(p.data, split)
-    if split=='train' and p.data.train_per_class: src = src.model_copy(update=dict(per_class=p.data.train_per_class))
-    return load_images(f'ID {split}', src, p, p.data.classes)
+def id_set(d:Data, split:str)->ImageSet: # split: 'train' | 'validation' | 'test'
+    "In-distribution images; labels index `d.classes`."
+    src = getattr(d, split)
+    if split=='train' and d.train_per_class: src = src.model_copy(update=dict(per_class=d.train_per_class))
+    return load_images(f'ID {split}', src, d, d.classes)
 
-def ood_sets(p:Profile)->dict:
+def ood_sets(d:Data)->dict:
     "OOD test sets by name, each with its `.group`. For the last stage alone."
-    return {n:load_images(n, s, p, group=s.group) for n,s in p.data.ood.items()}
+    return {n:load_images(n, s, d, group=s.group) for n,s in d.ood.items()}
 
 # %% ../nbs/01_data.ipynb #67c6217d
-def shift_sets(p:Profile)->dict:
+def shift_sets(
+    sources:dict, # name -> Source; None: none
+    d:Data        # whose classes they are
+)->dict: # name -> ImageSet
     "Images of the classes that were taken elsewhere, by name, for Dream-ID; a set may lack classes. Raises DreamError if it has none of them."
-    return {n:_of_some_classes(n, s, p) for n,s in (p.dream_id.shift_sets or {}).items()}
+    return {n:_of_some_classes(n, s, d) for n,s in (sources or {}).items()}
 
-def _of_some_classes(name, src, p): # ImageSet whose labels index `p.data.classes`
+def _of_some_classes(name, src, d): # ImageSet whose labels index `d.classes`
     order = ImageNetInfo().label_names() if src.numbered else []
-    if unknown := [c for c in p.data.classes if src.numbered and c not in order]: raise DreamError(f'{name}: its folders are numbered as the classes of ImageNet-1k, and {unknown[0]!r} is none of them: leave out `numbered`, or the set.')
-    called = [str(order.index(c)) for c in p.data.classes] if src.numbered else list(p.data.classes)
-    ds = load_images(name, src, p, called, some=True)
-    ds.classes = list(p.data.classes)
+    if unknown := [c for c in d.classes if src.numbered and c not in order]: raise DreamError(f'{name}: its folders are numbered as the classes of ImageNet-1k, and {unknown[0]!r} is none of them: leave out `numbered`, or the set.')
+    called = [str(order.index(c)) for c in d.classes] if src.numbered else list(d.classes)
+    ds = load_images(name, src, d, called, some=True)
+    ds.classes = list(d.classes)
     return ds
 
 # %% ../nbs/01_data.ipynb #197c39bb
@@ -334,40 +333,40 @@ def bare(word:str)->str:
         if w.endswith(end) and len(w)>len(end)+1 and not (end=='s' and w.endswith(('ss','us','is'))): return w[:len(w)-len(end)]+one
     return w
 
-def class_words(p:Profile)->set:
+def class_words(d:Data)->set:
     "What the classes are called, see `bare`."
-    return {bare(w) for c in p.data.classes for w in (c,p.data.noun(c))}
+    return {bare(w) for c in d.classes for w in (c,d.noun(c))}
 
-def unlike_classes(ds:ImageSet, p:Profile)->ImageSet:
+def unlike_classes(ds:ImageSet, d:Data)->ImageSet:
     "Pictures of other things, without those of a noun that is one of the classes."
-    names = class_words(p)
+    names = class_words(d)
     keep = [i for i,n in enumerate(ds.nouns) if bare(n) not in names]
     if not keep: raise DreamError(f'{ds.name}: all images bear the name of a class, so none is an outlier: name other images.')
     if len(keep)==len(ds): return ds
     some = ds.subset(keep); some.nouns = [ds.nouns[i] for i in keep]
     return some
 
-def validation_outliers(p:Profile)->ImageSet:
+def validation_outliers(d:Data)->ImageSet:
     "Real images on which hyperparameters are chosen; disjoint from every OOD test set and unknown to the foundation."
-    if p.data.validation_outliers is None: raise DreamError(f'Profile {p.name!r} has no data.validation_outliers: name a set of outliers to choose hyperparameters on.')
-    return unlike_classes(load_images('validation outliers', p.data.validation_outliers, p), p)
+    if d.validation_outliers is None: raise DreamError('There is no data.validation_outliers: name a set of outliers to choose hyperparameters on.')
+    return unlike_classes(load_images('validation outliers', d.validation_outliers, d), d)
 
-def wide_set(p:Profile)->ImageSet:
+def wide_set(d:Data)->ImageSet:
     "Real images of other things, for outlier exposure."
-    if p.data.wide is None: raise DreamError(f'Profile {p.name!r} has no data.wide: name a set of real images for outlier exposure.')
-    return unlike_classes(load_images('wide', p.data.wide, p), p)
+    if d.wide is None: raise DreamError('There is no data.wide: name a set of real images for outlier exposure.')
+    return unlike_classes(load_images('wide', d.wide, d), d)
 
-def pool_set(folder, p:Profile)->ImageSet:
-    "Decoded images: one subfolder a class (or noun); labels index `p.data.classes`, -1 for other names."
+def pool_set(folder, classes:list, greyscale=False)->ImageSet:
+    "Pictures in a folder, one subfolder a class (or noun); labels index `classes`, -1 for other names."
     files,names = _folder(Source(kind='folder', path=str(folder)))
-    cs = p.data.classes
-    return ImageSet(Path(folder).name, files, [cs.index(n) if n in cs else -1 for n in names], cs, greyscale=p.data.greyscale)
+    cs = list(classes)
+    return ImageSet(Path(folder).name, files, [cs.index(n) if n in cs else -1 for n in names], cs, greyscale=greyscale)
 
 # %% ../nbs/01_data.ipynb #fa8e57a0
 class Transform:
     "Images to network inputs: `item` for one image on the CPU, `__call__` for a batch on any device."
-    def __init__(self, p:Profile, augment='none'):
-        d,s = p.data,p.data.image_size
+    def __init__(self, d:ImageFormat, augment='none'):
+        s = d.image_size
         self.pad = dict(shift_flip=max(1,s//16), crop_flip=s//8).get(augment)
         self.item = v2.Compose([v2.RandomResizedCrop(s, antialias=True), v2.RandomHorizontalFlip()]) if augment=='imagenet' else geometry(s)
         self.normalize = v2.Normalize(d.mean, d.std)
@@ -387,13 +386,13 @@ def shift_flip(x, pad:int, generator:torch.Generator)->torch.Tensor:
     b,rows,cols = (i.to(x.device) for i in (torch.arange(B)[:,None,None],rows[:,:,None],cols[:,None,:]))
     return F.pad(x,(pad,)*4)[b,:,rows,cols].permute(0,3,1,2)
 
-def eval_transform(p:Profile)->Transform:
+def eval_transform(d:ImageFormat)->Transform:
     "Resize, crop the middle, normalise."
-    return Transform(p)
+    return Transform(d)
 
-def train_transform(p:Profile)->Transform:
-    "The profile's augmentation, then normalise."
-    return Transform(p, p.data.augment)
+def train_transform(d:ImageFormat)->Transform:
+    "The format's augmentation, then normalise."
+    return Transform(d, d.augment)
 
 # %% ../nbs/01_data.ipynb #646d8a6c
 class Items(Dataset):
@@ -417,7 +416,7 @@ def _as_is(batch): return batch
 def batches(
     ds:ImageSet,
     batch_size:int,
-    transform:Transform,            # e.g. train_transform(profile)
+    transform:Transform,            # e.g. train_transform(d)
     generator:torch.Generator=None, # shuffles and seeds the augmentation; none: in order
     device='cpu',
     workers:int=None,               # processes; default: none for images in memory or a few files, up to 8 on a GPU machine
@@ -446,28 +445,3 @@ def leaks(sets:dict)->list: # of (set, set, number of images in both)
     digests = {n:{bytes(x.numpy().tobytes()) if torch.is_tensor(x) else Path(x).absolute() for x in s.images} for n,s in sets.items()}
     names = list(digests)
     return [(a,b,len(m)) for i,a in enumerate(names) for b in names[i+1:] if (m:=digests[a]&digests[b])]
-
-# %% ../nbs/01_data.ipynb #928f9313
-def run_data(run:Run):
-    "Read and check all image sets of the profile; write data/sets.json and a picture."
-    stage = run.stage('data')
-    if stage.done: return stage.skip()
-    stage.begin()
-    p = run.profile
-    sets = {f'ID {s}':id_set(p,s) for s in ('train','validation','test')} | ood_sets(p)
-    if p.data.wide: sets['wide'] = wide_set(p)
-    if p.data.validation_outliers: sets['validation outliers'] = validation_outliers(p)
-    for n,s in sets.items():
-        if s.group and len(s)==1: print(f'{n}: the OOD set holds one image, so its FPR95 and AUROC say little.')
-    elsewhere = shift_sets(p) if p.dream_id.shifts else {}   # looked at here, as days lie between this and their use
-    shared = leaks(sets|elsewhere)
-    if wrong := [l for l in shared if not published(*l, sets)]: raise DreamError(f'Image sets share images: {wrong}; each image may stand in one set only.')
-    for a,b,n in shared: print(f'{b}: {n} of its images stand in {a}, too. A published set may hold a few twice; they are left in, as published results have them.')
-    said = {n:dict(images=len(s), group=s.group, classes=s.classes) for n,s in sets.items()}
-    folders = {k:v for k,v in run.external('data').items() if k.startswith('folder ')}
-    def of(names, *sources): return dict(sets={n:said[n] for n in names if n in said}, folders={k:folders[k] for s in sources if s and (k := f'folder {s.path}') in folders})
-    save_json(stage/'id.json', of(('ID train','ID validation','ID test'), p.data.train, p.data.validation, p.data.test))
-    save_json(stage/'wide.json', of(('wide',), p.data.wide))
-    save_json(stage/'sets.json', said)
-    if folders: save_json(stage/'folders.json', folders)
-    stage.finish()

@@ -281,7 +281,7 @@ def gallery_data(
     real:int=12     # training images of each class
 )->dict: # JSON; raises DreamError if a pool is not decoded
     "What the page shows: images of all pools and where they come from."
-    p,stage = run.profile,run.stage('decoding'); cs,train = p.data.classes,id_set(p,'train')
+    p,stage = run.profile,run.stage('decoding'); cs,train = p.data.classes,id_set(p.data,'train')
     x = [real_images(train, i, real, p.data.image_size) for i in range(len(cs))]
     pools = [dict(name='real', about='training images', rule={}, columns={'class':page_column(pd.Series(np.repeat(cs,[*map(len,x)])))},
                   src=[page_image(Image.fromarray(i.permute(1,2,0).numpy())) for i in torch.cat(x)])]
@@ -422,7 +422,7 @@ def gallery(
     rows:int=20 # at most so many classes, evenly spread
 ): # matplotlib Figure
     "For every class: real images, plain generations and dreamed outliers, side by side."
-    p = run.profile; cs = spread(list(enumerate(p.data.classes)), rows); train = id_set(p,'train')
+    p = run.profile; cs = spread(list(enumerate(p.data.classes)), rows); train = id_set(p.data,'train')
     plain = [n for n,q in p.decoding.pools.items() if q.source=='class_names'][:1]
     columns = {'real':[real_images(train,i,n,p.data.image_size) for i,_ in cs]}
     columns |= {title:[pool_images(run,m,c,n) for _,c in cs] for title,m in [('from the name',m) for m in plain]+[(f'dreamed: {m}',m) for m in outlier_pools(run)]}

@@ -35,7 +35,7 @@ def extra_sets(run:Run)->dict: # condition -> ImageSet or None
     decoded = run.stage('decoding').require()
     plain = [n for n,p in run.profile.decoding.pools.items() if p.source=='class_names'][:1]
     pools = {'real and inliers':run.profile.dream_id.inliers, **{'real and class-name images':n for n in plain}}
-    return {'real':None} | {c:pool_set(decoded/n, run.profile) for c,n in pools.items()}
+    return {'real':None} | {c:pool_set(decoded/n, run.profile.data.classes, run.profile.data.greyscale) for c,n in pools.items()}
 
 def of_each_class(
     ds:ImageSet,
@@ -79,7 +79,7 @@ POLICIES = dict(randaugment=v2.RandAugment, autoaugment=v2.AutoAugment, augmix=v
 class Policy:
     "The profile's training transform with an augmentation policy that treats each image by itself: beside what is random image by image, where the profile has that (in the workers that read files); else before what is random for a batch."
     def __init__(self, p:Profile, name:str): # a key of `POLICIES`
-        self.base,policy = train_transform(p),POLICIES[name]()
+        self.base,policy = train_transform(p.data),POLICIES[name]()
         with_files = p.data.augment=='imagenet'
         self.item = v2.Compose([*self.base.item.transforms, policy]) if with_files else self.base.item
         self.policy = None if with_files else policy
@@ -108,7 +108,7 @@ def right(
 )->float: # in [0,1]
     "Share of images that a classifier recognises."
     net.eval()
-    hits = torch.cat([(net(channels_last(x)).argmax(1)==y).cpu() for x,y in batches(ds, run.profile.evaluation.batch_size, eval_transform(run.profile), device=run.device)])
+    hits = torch.cat([(net(channels_last(x)).argmax(1)==y).cpu() for x,y in batches(ds, run.profile.evaluation.batch_size, eval_transform(run.profile.data), device=run.device)])
     return hits.float().mean().item()
 
 def train_on(
@@ -125,7 +125,7 @@ def train_on(
     size = min(cfg.batch_size, len(ds))
     plan = Plan('dream_id', steps or cfg.steps, size, LEG, p.training.lr*size/p.training.batch_size, True)
     net = fresh_classifier(run, 'dream_id', repeat)
-    transform = Policy(p, policy) if policy in POLICIES else train_transform(p)
+    transform = Policy(p, policy) if policy in POLICIES else train_transform(p.data)
     mix = CutMixed(len(ds.classes), seed_for(run.seed,'dream_id','cutmix',repeat)) if policy=='cutmix' else lambda x,y: (x,y)
     def loader(leg):
         if policy=='cutmix': mix.step = leg*LEG
@@ -183,7 +183,7 @@ def test_images(
     run:Run, split:str='test'
 )->ImageSet:
     "The ID images that accuracy is measured on: all, or at most `test_per_class` of each class; the same for every seed."
-    test,n = id_set(run.profile,split),run.profile.dream_id.test_per_class
+    test,n = id_set(run.profile.data,split),run.profile.dream_id.test_per_class
     return of_each_class(test, min(n, int(test.labels.bincount().min()))) if n else test
 
 def in_memory(ds:ImageSet, size:int)->ImageSet:
@@ -194,7 +194,7 @@ def under_shift(
     net:nn.Module, test:ImageSet, run:Run
 )->list: # a dict for each shift and severity: shift, severity, accuracy
     "Accuracy on spoilt test images; and, as severity 0, on ID validation images as another draw, and on the profile's `shift_sets`."
-    others = {'resampled':test_images(run, 'validation')} | shift_sets(run.profile)
+    others = {'resampled':test_images(run, 'validation')} | shift_sets(run.profile.dream_id.shift_sets, run.profile.data)
     rows = [dict(shift=n, severity=0, accuracy=right(net, ds, run)) for n,ds in others.items()]
     return rows + [dict(shift=k, severity=s, accuracy=right(net, spoilt(test,k,s,run.profile.data.image_size), run)) for k in SHIFTS for s in range(1,6)]
 
@@ -220,7 +220,7 @@ def run_dream_id(run:Run):
     stage.begin()
     cfg,files = run.profile.dream_id,[stage/'accuracy.csv',stage/'shift.csv']
     rows,shift = (pd.read_csv(f).to_dict('records') if f.exists() else [] for f in files)
-    train,test,compared = id_set(run.profile,'train'),test_images(run),conditions(run)
+    train,test,compared = id_set(run.profile.data,'train'),test_images(run),conditions(run)
     if cfg.shifts: test = in_memory(test, run.profile.data.image_size)   # each shift starts from them
     for n,steps in (cfg.sizes or {cfg.real_per_class:cfg.steps}).items():
         for repeat in range(cfg.repeats):

@@ -80,7 +80,7 @@ def outputs(
     "Logits and features of images, without augmentation."
     net.eval()
     logits,features = [],[]
-    for x,_ in batches(ds, profile.evaluation.batch_size, eval_transform(profile), device=device):
+    for x,_ in batches(ds, profile.evaluation.batch_size, eval_transform(profile.data), device=device):
         if mirrored: x = x.flip(-1)
         f = net.forward_head(net.forward_features(channels_last(x)), pre_logits=True)
         features.append(f.float().cpu()); logits.append(net.get_classifier()(f).float().cpu())
@@ -189,7 +189,7 @@ def odin(
 )->Tensor: # (N,) float64 on the CPU, higher = more ID
     "ODIN's scores of images."
     d = pod.ODIN(net, eps=eps, temperature=temperature, norm_std=run.profile.data.std)
-    return torch.cat([-d(channels_last(x)).double().cpu() for x,_ in batches(ds, run.profile.evaluation.batch_size, eval_transform(run.profile), device=run.device)])
+    return torch.cat([-d(channels_last(x)).double().cpu() for x,_ in batches(ds, run.profile.evaluation.batch_size, eval_transform(run.profile.data), device=run.device)])
 
 # %% ../nbs/08_evaluation.ipynb #fdfce8f5
 def control_sets(
@@ -205,16 +205,16 @@ def control_sets(
         vae = through_vae(few, load_foundation(run.profile, run.device), run.profile)
         save_tensors(path, images=vae.images)
     plain = [n for n,p in run.profile.decoding.pools.items() if p.source=='class_names']
-    controls = dict(vae=vae, **({'generated':pool_set(run.stage('decoding').require()/plain[0], run.profile)} if plain else {}))
+    controls = dict(vae=vae, **({'generated':pool_set(run.stage('decoding').require()/plain[0], run.profile.data.classes, run.profile.data.greyscale)} if plain else {}))
     for s in controls.values(): s.group = 'control'
     return controls
 
 def evaluation_sets(run:Run, stage:Stage)->dict:
     "Every image set that is scored: ID validation and test images, validation outliers, OOD test sets, controls."
     p = run.profile
-    sets = {'ID validation':id_set(p,'validation'), 'ID test':id_set(p,'test')}
-    if p.data.validation_outliers: sets['validation outliers'] = validation_outliers(p)
-    return sets | ood_sets(p) | control_sets(run, sets['ID test'], stage/'vae.safetensors')
+    sets = {'ID validation':id_set(p.data,'validation'), 'ID test':id_set(p.data,'test')}
+    if p.data.validation_outliers: sets['validation outliers'] = validation_outliers(p.data)
+    return sets | ood_sets(p.data) | control_sets(run, sets['ID test'], stage/'vae.safetensors')
 
 # %% ../nbs/08_evaluation.ipynb #d7c1e3f8
 def outputs_folder(run:Run):
@@ -341,7 +341,7 @@ def run_evaluation(run:Run):
     stage.begin()
     for old in (run.folder/'outputs').glob('*'):
         if old!=outputs_folder(run): shutil.rmtree(old)
-    sets,train = evaluation_sets(run, stage),id_set(run.profile,'train')
+    sets,train = evaluation_sets(run, stage),id_set(run.profile.data,'train')
     scores,accuracies,chosen = {},{},{}
     with tqdm(dict.fromkeys(m.contender for m in methods.values()), desc='evaluation', unit='contender') as bar:
         for c in bar:
@@ -464,14 +464,14 @@ def mistakes(
         i = s[ood].topk(min(n,len(s[ood]))).indices
         worst[ood] = i,[classes[c]+'?' for c in kept[f'{ood}.logits'][i].argmax(1).tolist()]
     i = (-s['ID test']).topk(min(n,len(s['ID test']))).indices
-    return worst | {'ID test':(i, [classes[c] for c in id_set(run.profile,'test').labels[i].tolist()])}
+    return worst | {'ID test':(i, [classes[c] for c in id_set(run.profile.data,'test').labels[i].tolist()])}
 
 def plot_mistakes(
     run:Run, method:str,
     n:int=10 # images a set
 ): # matplotlib Figure
     "The images of `mistakes`, a row a set, with the class they were taken for (last row: their own)."
-    worst,sets = mistakes(run, method, n),{**ood_sets(run.profile),'ID test':id_set(run.profile,'test')}
+    worst,sets = mistakes(run, method, n),{**ood_sets(run.profile.data),'ID test':id_set(run.profile.data,'test')}
     fig,axes = plt.subplots(len(worst), n, figsize=(.95*n,1.12*len(worst)), squeeze=False)
     for row,(s,(idx,captions)) in zip(axes, worst.items()):
         for ax in row: ax.axis('off')
@@ -491,7 +491,7 @@ def score_all(
     evaluation = run.profile.evaluation.model_copy(update=dict(methods={d:Method(contender=contender, detector=d, tuned=tuned) for d in names}))
     own = copy(run); own.profile = run.profile.model_copy(update=dict(evaluation=evaluation))
     sets = evaluation_sets(run, run.stage('evaluation').require())
-    scores,accuracies,_ = score_contender(own, contender, evaluation.methods, sets, id_set(run.profile,'train'))
+    scores,accuracies,_ = score_contender(own, contender, evaluation.methods, sets, id_set(run.profile.data,'train'))
     return metrics_table(own, scores, {contender:accuracies}, {n:s for n,s in sets.items() if s.group}, 'ID test')
 
 # %% ../nbs/08_evaluation.ipynb #b153fa88

@@ -368,8 +368,8 @@ def known_nouns(
         return []
     df = pd.read_csv(f)
     if 'noun' not in df: raise DreamError(f'foundation.nouns: {nice(f)!r} has no column `noun` (it has {list(df)}).')
-    aside = validation_outliers(profile).nouns if profile.data.validation_outliers else []
-    taken = class_words(profile) | {bare(n) for n in aside}
+    aside = validation_outliers(profile.data).nouns if profile.data.validation_outliers else []
+    taken = class_words(profile.data) | {bare(n) for n in aside}
     return [n for n in df.noun.astype(str).drop_duplicates() if bare(n) not in taken and known(pipe,n)]
 
 # %% ../nbs/02_foundation.ipynb #3a5a0f0d

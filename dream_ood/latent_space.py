@@ -107,7 +107,7 @@ def embed(
     "Embeddings of `images`, without augmentation or shuffling."
     encoder.eval()
     z,y,device = [],[],next(encoder.parameters()).device.type
-    for x,t in batches(images, batch_size, eval_transform(profile), device=device):
+    for x,t in batches(images, batch_size, eval_transform(profile.data), device=device):
         z.append(encoder(x.contiguous(memory_format=torch.channels_last)).cpu()); y.append(t.cpu())
     return torch.cat(z), torch.cat(y)
 
@@ -156,7 +156,7 @@ def train_encoder(
     bar = tqdm(range(epochs), initial=len(history), desc='encoder', unit='epoch')
     for epoch in range(len(history), epochs):
         rate = lambda step: learning_rate((epoch+step/steps)/epochs, cfg.lr)
-        loader = batches(train, cfg.batch_size, train_transform(p), generator=run.generator('latent_space','epoch',epoch), device=run.device)
+        loader = batches(train, cfg.batch_size, train_transform(p.data), generator=run.generator('latent_space','epoch',epoch), device=run.device)
         row = dict(epoch=epoch+1, **one_epoch(encoder, anchors, loader, optimizer, rate, cfg.temperature, cfg.alignment))
         history.append(row | dict(validation_accuracy=accuracy(*embed(encoder, validation, p), anchors)))
         _checkpoint(checkpoint, encoder, optimizer, history)
@@ -244,7 +244,7 @@ def run_latent_space(run:Run):
     if stage.done: return stage.skip()
     stage.begin()
     anchors,classes = load_tensors(run.stage('foundation')/'anchors.safetensors')['anchors'],run.profile.data.classes
-    train,validation = id_set(run.profile,'train'),id_set(run.profile,'validation')
+    train,validation = id_set(run.profile.data,'train'),id_set(run.profile.data,'validation')
     encoder,history = train_encoder(run, anchors, train, validation, checkpoint=stage/'checkpoint.pt')
     z,y = embed(encoder, train, run.profile)
     save_tensors(stage/'encoder.safetensors', **encoder.state_dict())

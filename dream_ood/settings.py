@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'SPLITS', 'Scheduler', 'MADE', 'SPOILT', 'Section', 'optional',
-           'Source', 'OODSource', 'share_of', 'split_in_three', 'Data', 'Foundation', 'LatentSpace', 'Pool', 'Sampling',
-           'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune', 'OwnFinetune', 'Contender', 'Training', 'DreamID',
-           'Method', 'Evaluation', 'Paper']
+           'Source', 'OODSource', 'share_of', 'split_in_three', 'ImageFormat', 'Data', 'Foundation', 'LatentSpace',
+           'Pool', 'Sampling', 'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune', 'OwnFinetune', 'Contender',
+           'Training', 'DreamID', 'Method', 'Evaluation', 'Paper']
 
 # %% ../nbs/00_settings.ipynb #5a000017
 import hashlib,os
@@ -75,7 +75,15 @@ def split_in_three(
     return {'classes':found} | {k:v for k,v in d.items() if k!='images'} | {s:dict(kind='folder', path=str(path), part=part) for s,part in SPLITS.items()}
 
 # %% ../nbs/00_settings.ipynb #6604e124
-class Data(Section):
+class ImageFormat(Section):
+    "What images become before a network sees them."
+    image_size: Positive                           # side in pixels
+    greyscale: bool = False
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.5,0.5,0.5] # of the channels, in [0,1]
+    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [0.5,0.5,0.5]
+    augment: Literal['none','shift_flip','crop_flip','imagenet'] = 'none' # of training images
+
+class Data(ImageFormat):
     "In-distribution images, OOD test sets, and the outliers that choices are made on."
     classes: Annotated[list[str], Field(min_length=2)]
     nouns: dict[str,str] = {}                      # class -> the words that name it in a prompt, where they differ
@@ -85,8 +93,6 @@ class Data(Section):
     wide: Source|None = None                       # real images of other things, for outlier exposure
     validation_outliers: Source|None = None
     ood: dict[str,OODSource]
-    image_size: Positive
-    greyscale: bool = False
     mean: Annotated[list[float], Field(min_length=3, max_length=3)]
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
     augment: Literal['none','shift_flip','crop_flip','imagenet']

@@ -286,8 +286,8 @@ def outlier_images(
 )->ImageSet:
     "The outliers a contender is shown."
     def one(name):
-        if name=='wide': return wide_set(run.profile)
-        ds = pool_set(run.stage('decoding').require()/name, run.profile)
+        if name=='wide': return wide_set(run.profile.data)
+        ds = pool_set(run.stage('decoding').require()/name, run.profile.data.classes, run.profile.data.greyscale)
         return ds.subset(some_of(run, name, ds, per_class, distance)) if per_class or distance else ds
     return joined(*map(one, names.split('+')), size=run.profile.data.image_size)
 
@@ -316,7 +316,7 @@ def made_outliers(
     each = [order[train.labels[order]==c][:size] for c in range(len(train.classes))]
     each = [i.repeat(-(-size//len(i)))[:size] for i in each]    # a small class is repeated until the queue is full
     net.eval()
-    for x,y in batches(train.subset(torch.cat(each)), 500, eval_transform(run.profile), device=run.device): made.push(features(net, channels_last(x)).float(), y)
+    for x,y in batches(train.subset(torch.cat(each)), 500, eval_transform(run.profile.data), device=run.device): made.push(features(net, channels_last(x)).float(), y)
     return made
 
 # %% ../nbs/06_regularized_training.ipynb #6351b97a
@@ -388,7 +388,7 @@ def leg_batches(
     classes:int=None # the outliers of a step are those of so many classes
 ): # yields x (B,3,H,W), y (B,), out (B',3,H,W) or None
     "The batches of one leg. ID images depend on the run, the kind of plan and the leg: never on the contender."
-    n,t = plan.legs[leg],train_transform(run.profile)
+    n,t = plan.legs[leg],train_transform(run.profile.data)
     def stream(what, ds, size, *more): return full_batches(ds, n, size, t, run.generator('training',plan.kind,what,leg), run.device, *more)
     v = plan.vae if vae is not None else 0
     real = stream('id', train, plan.batch_size-v) if v<plan.batch_size else [(None,None)]*n
@@ -492,7 +492,7 @@ def energies(
     net.eval()
     if n is not None: ds = ds.subset(torch.randperm(len(ds), generator=run.generator('training','sample'))[:n])
     T = run.profile.training.temperature
-    return torch.cat([energy(net(channels_last(x)).float(),T).cpu() for x,_ in batches(ds, batch_size, eval_transform(run.profile), device=run.device)])
+    return torch.cat([energy(net(channels_last(x)).float(),T).cpu() for x,_ in batches(ds, batch_size, eval_transform(run.profile.data), device=run.device)])
 
 @torch.no_grad()
 def made_energies(
@@ -507,7 +507,7 @@ def made_energies(
     if isinstance(made, Virtual): logits = net.get_classifier()(made.sample(n))
     else:
         some = train.subset(torch.randperm(len(train), generator=run.generator('training','mixed'))[:n])
-        x,y = next(iter(batches(some, n, eval_transform(run.profile), device=run.device)))
+        x,y = next(iter(batches(some, n, eval_transform(run.profile.data), device=run.device)))
         logits = net(channels_last(made(x,y)))
     return energy(logits.float(), run.profile.training.temperature).cpu()
 
@@ -547,7 +547,7 @@ def run_training(run:Run):
     stage = run.stage('training')
     if stage.done: return stage.skip()
     stage.begin()
-    train = id_set(run.profile,'train')
+    train = id_set(run.profile.data,'train')
     vae = vae_images(run, train, stage/'vae.safetensors')
     for name in run.profile.training.contenders:
         if not (stage/f'{name}.safetensors').exists(): train_contender(run, name, stage, train, vae)
@@ -556,10 +556,10 @@ def run_training(run:Run):
 
 def summary(run:Run, stage:Stage)->pd.DataFrame:
     "What each contender was trained on and how well it knows the ID validation images."
-    v,rows = id_set(run.profile,'validation'),[]
+    v,rows = id_set(run.profile.data,'validation'),[]
     for name,c in run.profile.training.contenders.items():
         net,history = load_classifier(run, name, stage),pd.read_csv(stage/f'{name}.csv')
-        with torch.no_grad(): hits = torch.cat([(net(channels_last(x)).argmax(1)==y).cpu() for x,y in batches(v, 500, eval_transform(run.profile), device=run.device)])
+        with torch.no_grad(): hits = torch.cat([(net(channels_last(x)).argmax(1)==y).cpu() for x,y in batches(v, 500, eval_transform(run.profile.data), device=run.device)])
         rows.append(dict(contender=name, start=c.start or 'scratch', outliers=c.outliers or 'none', steps=len(history),
                          final_ce=history.ce[-50:].mean(), final_l_ood=history.l_ood[-50:].mean() if c.outliers else float('nan'), validation_accuracy=100*hits.float().mean().item()))
     return pd.DataFrame(rows)
@@ -581,7 +581,7 @@ def plot_training(run:Run):
 # %% ../nbs/06_regularized_training.ipynb #0da30993
 def plot_shown(run:Run):
     "Energies of ID validation images and of the outliers a contender was trained on, before and after. A matplotlib Figure."
-    v,cs = id_set(run.profile,'validation'),{n:c for n,c in run.profile.training.contenders.items() if c.start and c.outliers and c.outliers not in MADE}
+    v,cs = id_set(run.profile.data,'validation'),{n:c for n,c in run.profile.training.contenders.items() if c.start and c.outliers and c.outliers not in MADE}
     if not cs: return None
     fig,axes = plt.subplots(len(cs), 2, figsize=(10,1.6*len(cs)), sharex=True, squeeze=False, layout='constrained')
     for row,(n,c) in zip(axes, cs.items()):

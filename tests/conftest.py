@@ -27,7 +27,7 @@ def tiny_profile(foundation, **sections):
 
 def with_dreams(run):
     "The stages before training, done: their images are noisy copies of the training images."
-    g,train = torch.Generator().manual_seed(0),id_set(run.profile,'train')
+    g,train = torch.Generator().manual_seed(0),id_set(run.profile.data,'train')
     for name in ('data','foundation','latent_space','sampling','decoding'):
         s = run.stage(name).begin()
         for p in run.profile.decoding.pools if name=='decoding' else ():

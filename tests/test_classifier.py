@@ -6,7 +6,8 @@ import numpy as np, pandas as pd, pytest, torch, yaml
 from PIL import Image
 from dream_ood.classifier import *
 from dream_ood.classifier import FILES
-from dream_ood.data import id_set, run_data, validation_outliers
+from dream_ood.data import id_set, validation_outliers
+from dream_ood.stages import run_data
 from dream_ood.evaluation import load_scores, run_evaluation, threshold_for
 from dream_ood.core import DreamError, load_json, save_json
 from dream_ood.settings import SPLITS, share_of
@@ -83,7 +84,7 @@ def test_both_bases_can_be_planned(shop, tmp_path):
         assert r.returncode == 0 and 'The graph' in r.stdout and ('CompVis' in r.stdout) == (base == 'own'), r.stdout + r.stderr
 
 # -- one folder, three splits -----------------------------------------------------------------------------------------
-def files(p): return {s: {Path(f).relative_to(p.data.train.path).as_posix() for f in id_set(p, s).images} for s in SPLITS}
+def files(p): return {s: {Path(f).relative_to(p.data.train.path).as_posix() for f in id_set(p.data, s).images} for s in SPLITS}
 
 def test_splits_are_disjoint_complete_and_stay_when_an_image_is_added_or_the_folder_moves(shop, tmp_path):
     shutil.copytree(shop/'mine', tmp_path/'own'/'mine')
@@ -107,9 +108,9 @@ def test_an_image_added_makes_the_study_stale_and_the_same_folder_elsewhere_does
     assert run.stage('data')._read('provenance.json')['result'] != made
 
 def test_outliers_that_bear_a_class_name_are_none(shop, tmp_path):
-    p = load_profile(mine(shop, tmp_path)); noun = validation_outliers(p).nouns[0]
+    p = load_profile(mine(shop, tmp_path)); noun = validation_outliers(p.data).nouns[0]
     named = load_profile(mine(shop, tmp_path, data=dict(nouns=dict(boot=noun))))
-    assert noun not in validation_outliers(named).nouns and len(validation_outliers(named)) == validation_outliers(p).nouns.__len__()-validation_outliers(p).nouns.count(noun)
+    assert noun not in validation_outliers(named.data).nouns and len(validation_outliers(named.data)) == validation_outliers(p.data).nouns.__len__()-validation_outliers(p.data).nouns.count(noun)
 
 @pytest.mark.parametrize('spoil,own,words', [
     (lambda d: (d/'boot'/'7.png').write_bytes(b'no picture'), {}, "1 of your images cannot be read .*boot/7.png.*: replace or remove it"),
@@ -218,7 +219,7 @@ def test_its_scores_are_those_of_the_evaluation(evaluated, detector, settings, t
     assert classify.threshold == threshold_for(stage['ID validation'], .95)
 
 def test_answers_follow_the_threshold_and_recall_sets_it(evaluated, folder):
-    classify, test = load(folder), id_set(evaluated.profile, 'test')
+    classify, test = load(folder), id_set(evaluated.profile.data, 'test')
     p, score = classify.scores(test.images)
     known = [test.classes[c] for c in p.argmax(1)]
     for t in (classify.threshold, float(score.median()), -float('inf'), float('inf')):
@@ -245,7 +246,7 @@ def test_one_image_of_any_kind_one_answer(folder, tmp_path):
     assert classify(big) in [*classify.classes, UNKNOWN]
 
 def test_the_folder_is_enough_wherever_it_lies(folder, evaluated, tmp_path):
-    images = id_set(evaluated.profile, 'test').images
+    images = id_set(evaluated.profile.data, 'test').images
     torch.save(images, tmp_path/'x.pt')
     shutil.move(shutil.copytree(folder, tmp_path/'a'), tmp_path/'deep'/'b') if (tmp_path/'deep').mkdir() is None else None
     (tmp_path/'deep'/'b'/'report.html').unlink()
@@ -255,7 +256,7 @@ def test_the_folder_is_enough_wherever_it_lies(folder, evaluated, tmp_path):
 
 def test_what_it_was_measured_at_is_what_it_does(folder, evaluated):
     classify, m = load(folder), load_json(folder/'classifier.json')['measured']
-    test = id_set(evaluated.profile, 'test'); said = classify(test.images)
+    test = id_set(evaluated.profile.data, 'test'); said = classify(test.images)
     accepted = [(s, test.classes[y]) for s, y in zip(said, test.labels) if s != UNKNOWN]
     assert m['coverage'] == pytest.approx(len(accepted)/len(test)) and m['accuracy_of_accepted'] == pytest.approx(np.mean([a == b for a, b in accepted]))
     for n, s in results(evaluated, chosen_method(compare_methods(evaluated))).sets.items():

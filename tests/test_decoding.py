@@ -74,9 +74,9 @@ def test_every_pool_is_whole_and_says_where_its_images_come_from(run):
     assert np.allclose(d.distance, z['distance'].flatten())
     assert m['plain'].prompt.tolist()==[f'a picture of a {c}' for c in CLASSES for _ in range(3)]
     assert m['names']['class'].value_counts().to_dict()==dict(cat=2,dog=1,tree=2,fish=1)
-    s = pool_set(run.stage('decoding')/'knn', run.profile)
+    s = pool_set(run.stage('decoding')/'knn', run.profile.data.classes, run.profile.data.greyscale)
     assert len(s)==21 and s.labels.bincount().tolist()==[7,7,7] and s[0][0].shape==(3,32,32)
-    assert (pool_set(run.stage('decoding')/'names', run.profile).labels==-1).all()
+    assert (pool_set(run.stage('decoding')/'names', run.profile.data.classes, run.profile.data.greyscale).labels==-1).all()
 
 def test_a_greyscale_profile_writes_grey_images(run):
     run_decoding(run)
@@ -232,7 +232,7 @@ def test_what_is_no_outlier_is_set_aside(settings, tmp_path, monkeypatch, capsys
     assert seen[0].confidence==.8 and '9 of 21 images refused (9 no outlier)' in capsys.readouterr().out
     assert (len(kept),len(out))==(12,9) and set(out.why)=={'no outlier'} and set(out.file).isdisjoint(kept.file)
     for f,m in ((folder,kept),(aside,out)): assert sorted(m.file)==sorted(str(x.relative_to(f)) for x in f.glob('*/*.png'))
-    assert ImageFolder(str(folder)).classes==['coat','shirt'] and len(pool_set(folder, run.profile))==12      # no training sees the others
+    assert ImageFolder(str(folder)).classes==['coat','shirt'] and len(pool_set(folder, run.profile.data.classes, run.profile.data.greyscale))==12      # no training sees the others
     assert refused(run).loc['knn'].to_dict()=={'drawn':21,'black':0,'no outlier':9/21}
     assert '12 images (of 21; the others were refused)' in (folder/'README.md').read_text()
     before,drawn,write = images(run),[],decoding.write_image
@@ -248,7 +248,7 @@ def test_the_filter_knows_training_images_and_not_noise(settings, tmp_path):
     from dream_ood.latent_space import embed,make_encoder
     d = settings['data']|dict(train=settings['data']['train']|dict(per_class=20))
     run = prepared(Profile(**settings|dict(data=d)), tmp_path)
-    encoder,train = make_encoder(run,32),id_set(run.profile,'train')
+    encoder,train = make_encoder(run,32),id_set(run.profile.data,'train')
     z,y = embed(encoder, train, run.profile)
     save_tensors(run.stage('latent_space')/'encoder.safetensors', **encoder.state_dict()); save_tensors(run.stage('latent_space')/'embeddings.safetensors', z=z, y=y)
     files = [tmp_path/f'{i}.png' for i in range(len(train))]

@@ -79,11 +79,11 @@ def usual(name, net, run): # a detector of pytorch-ood as its documentation uses
 @pytest.mark.parametrize('name', [n for n in ALL if n not in ('combined','fisher')])
 def test_scores_equal_pytorch_ood_on_the_network(name, trained):
     p,net = trained.profile,load_classifier(trained,'plain')
-    sets = {'ID validation':id_set(p,'validation'), 'validation outliers':validation_outliers(p)}
-    loader = lambda ds: list(batches(ds, p.evaluation.batch_size, eval_transform(p)))
+    sets = {'ID validation':id_set(p.data,'validation'), 'validation outliers':validation_outliers(p.data)}
+    loader = lambda ds: list(batches(ds, p.evaluation.batch_size, eval_transform(p.data)))
     d = usual(name, net, trained)
-    if d.requires_fit: d.fit(loader(sets['ID validation'] if name=='kl_matching' else id_set(p,'train')))
-    got = Scorer(trained, 'plain', sets, id_set(p,'train'))(name)
+    if d.requires_fit: d.fit(loader(sets['ID validation'] if name=='kl_matching' else id_set(p.data,'train')))
+    got = Scorer(trained, 'plain', sets, id_set(p.data,'train'))(name)
     for s,ds in sets.items():
         want = torch.cat([-d(x).detach().double() for x,_ in loader(ds)])
         assert got[s].shape==(len(ds),) and torch.allclose(got[s], want, atol=1e-5, rtol=1e-5), s
@@ -128,8 +128,8 @@ def test_too_few_images_to_fit_is_one_sentence(made, a_run):
 
 def test_tuning_reads_validation_sets_alone(trained, monkeypatch):
     p = trained.profile
-    sets = {'ID validation':id_set(p,'validation'), 'validation outliers':validation_outliers(p)}
-    scorer = Scorer(trained, 'plain', sets | {'ID test':id_set(p,'test')}, id_set(p,'train'))
+    sets = {'ID validation':id_set(p.data,'validation'), 'validation outliers':validation_outliers(p.data)}
+    scorer = Scorer(trained, 'plain', sets | {'ID test':id_set(p.data,'test')}, id_set(p.data,'train'))
     seen,call = [],Scorer.__call__
     monkeypatch.setattr(Scorer, '__call__', lambda self,d,names=None,**kw: seen.append(set(names)) or call(self,d,names,**kw))
     for n in ALL:
@@ -140,7 +140,7 @@ def test_tuning_reads_validation_sets_alone(trained, monkeypatch):
     with pytest.raises(DreamError, match='without validation outliers'): tune_detector(Scorer(trained,'plain',{'ID validation':sets['ID validation']},scorer.train), 'knn')
 
 def test_odin_is_computed_once(trained, monkeypatch):
-    sets = {'ID validation':id_set(trained.profile,'validation')}
+    sets = {'ID validation':id_set(trained.profile.data,'validation')}
     scorer = Scorer(trained, 'dreams', sets, None)
     first,other = scorer('odin'),scorer('odin',eps=.01)
     monkeypatch.setattr(evaluation, 'odin', lambda *a,**k: pytest.fail('a network was run'))
@@ -154,7 +154,7 @@ def test_accuracy_refuses_what_does_not_fit(made):
     with pytest.raises(DreamError, match='4 outputs for 5 classes'): accuracy(x,5)
 
 def test_outputs_do_not_depend_on_batch_size(trained):
-    net,ds = load_classifier(trained,'plain'),id_set(trained.profile,'test')
+    net,ds = load_classifier(trained,'plain'),id_set(trained.profile.data,'test')
     p = trained.profile.model_dump(); p['evaluation']['batch_size'] = 7
     a,b = outputs(net,ds,trained.profile),outputs(net,ds,Profile(**p))
     assert torch.allclose(a.logits,b.logits,atol=1e-4) and torch.allclose(a.features,b.features,atol=1e-4) and a.labels.equal(ds.labels)
@@ -164,8 +164,8 @@ def flipped(ds): return ImageSet(ds.name, ds.images.flip(-1), ds.labels, ds.clas
 @pytest.mark.parametrize('name', [n for n in ALL if n!='odin'])
 def test_a_mirrored_score_is_the_mean_of_both_looks(name, trained):
     p,kinds = trained.profile,dict(combined=('energy','knn'), fisher=('energy','mahalanobis'))
-    sets = {'ID validation':id_set(p,'validation'), 'validation outliers':validation_outliers(p)}
-    train = id_set(p,'train')
+    sets = {'ID validation':id_set(p.data,'validation'), 'validation outliers':validation_outliers(p.data)}
+    train = id_set(p.data,'train')
     scorer,other = Scorer(trained,'plain',sets,train),Scorer(trained,'plain',sets,train)
     other.outs = {n:outputs(other.net,flipped(ds),p) for n,ds in sets.items()}      # of the mirror images alone
     def mean(n): # both fitted to the same images
@@ -182,7 +182,7 @@ def test_a_mirrored_score_is_the_mean_of_both_looks(name, trained):
 
 def test_a_symmetric_image_is_not_changed_by_the_mirror(trained):
     x = torch.randint(0, 256, (6,1,32,16), dtype=torch.uint8)
-    sets = {'ID validation':id_set(trained.profile,'validation'), 'even':ImageSet('even', torch.cat([x,x.flip(-1)],-1))}
+    sets = {'ID validation':id_set(trained.profile.data,'validation'), 'even':ImageSet('even', torch.cat([x,x.flip(-1)],-1))}
     net = load_classifier(trained,'plain')
     a,b = (outputs(net, sets['even'], trained.profile, mirrored=m) for m in (False,True))
     assert torch.allclose(a.logits, b.logits, atol=1e-4)
@@ -230,8 +230,8 @@ def test_profiles_know_every_detector():
     assert set(known)==set(ALL)
 
 def test_a_tuned_method_is_scored_with_its_best_settings(evaluated):
-    p,train = evaluated.profile,id_set(evaluated.profile,'train')
-    sets = {s:id_set(p,s.split()[1]) for s in ('ID validation','ID test')} | {'validation outliers':validation_outliers(p)}
+    p,train = evaluated.profile,id_set(evaluated.profile.data,'train')
+    sets = {s:id_set(p.data,s.split()[1]) for s in ('ID validation','ID test')} | {'validation outliers':validation_outliers(p.data)}
     scores,_,chosen = evaluation.score_contender(evaluated, 'plain', dict(a=Method(contender='plain',detector='knn',tuned=True), b=Method(contender='plain',detector='knn')), sets, train)
     scorer = Scorer(evaluated, 'plain', sets, train)
     assert chosen=={'a':tune_detector(scorer,'knn')}

@@ -10,7 +10,7 @@ from dream_ood.data import id_set
 @pytest.fixture(scope='module')
 def study(tmp_path_factory):
     run = Run.open('profiles/smoke.yaml', 0, tmp_path_factory.mktemp('runs'))
-    some = [id_set(run.profile,s).subset(range(0,n,4)) for s,n in (('train',256),('validation',128))]
+    some = [id_set(run.profile.data,s).subset(range(0,n,4)) for s,n in (('train',256),('validation',128))]
     anchors = torch.randn(len(run.profile.data.classes), 16, generator=run.generator('anchors'))
     return run,anchors,some
 

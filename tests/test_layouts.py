@@ -5,6 +5,7 @@ from pathlib import Path
 from PIL import Image
 import dream_ood.data as data
 from dream_ood.data import *
+from dream_ood.stages import *
 from dream_ood.evaluation import Outputs,ood_metrics,right
 from dream_ood.core import DreamError,save_tensors
 from dream_ood.settings import OODSource,Source
@@ -48,18 +49,18 @@ def cifar(root, kind):
 @pytest.mark.parametrize('kind,batches_of_train', [('cifar10',5),('cifar100',1)])
 def test_cifar(kind, batches_of_train, tmp_path, unchecked, colour):
     x,names = cifar(tmp_path, kind)
-    s = load_images('c', Source(kind=kind, path=str(tmp_path), split='test'), colour, names)
+    s = load_images('c', Source(kind=kind, path=str(tmp_path), split='test'), colour.data, names)
     assert s.labels.tolist()==[0,1,2,0,1,2] and s.images.equal(torch.from_numpy(x).permute(0,3,1,2))
-    assert len(load_images('c', Source(kind=kind, path=str(tmp_path), split='all'), colour))==6*(batches_of_train+1)
-    assert load_images('c', Source(kind=kind, path=str(tmp_path), split='train', select=[names[1]]), colour).nouns==[names[1]]*2*batches_of_train
+    assert len(load_images('c', Source(kind=kind, path=str(tmp_path), split='all'), colour.data))==6*(batches_of_train+1)
+    assert load_images('c', Source(kind=kind, path=str(tmp_path), split='train', select=[names[1]]), colour.data).nouns==[names[1]]*2*batches_of_train
 
 def test_svhn(tmp_path, unchecked, colour):
     x = pixels(5)
     scipy.io.savemat(tmp_path/'test_32x32.mat', dict(X=x.transpose(1,2,3,0), y=np.array([[1],[9],[10],[10],[3]],np.uint8)))
-    s = load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='test'), colour)
+    s = load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='test'), colour.data)
     assert s.images.equal(torch.from_numpy(x).permute(0,3,1,2)) and (s.labels==-1).all()
     assert s.nouns==['1','9','0','0','3']                          # 10 stands for the digit 0 in the file
-    with pytest.raises(DreamError, match="no split 'val'"): load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='val'), colour)
+    with pytest.raises(DreamError, match="no split 'val'"): load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='val'), colour.data)
 
 def test_mnist(tmp_path):
     raw = tmp_path/'MNIST'/'raw'; raw.mkdir(parents=True)
@@ -67,9 +68,9 @@ def test_mnist(tmp_path):
     for p,a in x.items():
         (raw/f'{p}-images-idx3-ubyte').write_bytes(struct.pack('>IIII',0x803,4,28,28)+a.tobytes())
         (raw/f'{p}-labels-idx1-ubyte').write_bytes(struct.pack('>II',0x801,4)+bytes([7,2,1,0]))
-    s = load_images('mnist', Source(kind='mnist', path=str(tmp_path), split='test'), MINI, list('0127'))
+    s = load_images('mnist', Source(kind='mnist', path=str(tmp_path), split='test'), MINI.data, list('0127'))
     assert s.labels.tolist()==[3,2,1,0] and s.images[:,:,2:-2,2:-2].equal(torch.from_numpy(x['t10k'])[:,None]) and s[0][0].shape==(3,32,32)
-    assert len(load_images('mnist', Source(kind='mnist', path=str(tmp_path), split='all'), MINI))==8
+    assert len(load_images('mnist', Source(kind='mnist', path=str(tmp_path), split='all'), MINI.data))==8
 
 def dtd(root):
     at = root/'dtd'/'dtd'
@@ -81,9 +82,9 @@ def dtd(root):
 
 def test_dtd(tmp_path, colour):
     dtd(tmp_path)
-    def of(split, **kw): return load_images('textures', Source(kind='dtd', path=str(tmp_path), split=split, **kw), colour)
+    def of(split, **kw): return load_images('textures', Source(kind='dtd', path=str(tmp_path), split=split, **kw), colour.data)
     assert colours(of('val'))==[20,21] and of('val').nouns==['banded','blotchy'] and sorted(colours(of('all')))==[10,11,20,21,30,31]
-    assert len(load_images('textures', Source(kind='folder', path=str(tmp_path/'dtd'/'dtd'/'images')), colour))==6
+    assert len(load_images('textures', Source(kind='folder', path=str(tmp_path/'dtd'/'dtd'/'images')), colour.data))==6
     (tmp_path/'dtd'/'dtd'/'images'/'banded'/'banded_20.jpg').unlink()
     with pytest.raises(DreamError, match='banded_20.jpg.* is listed, but is not there'): of('val')
 
@@ -100,7 +101,7 @@ def places(root, size='256'):
 @pytest.mark.parametrize('size', ['256','large'])
 def test_places365(size, tmp_path, unchecked, colour):
     places(tmp_path, size)
-    def of(split, **kw): return load_images('places', Source(kind='places365', path=str(tmp_path), split=split, **kw), colour)
+    def of(split, **kw): return load_images('places', Source(kind='places365', path=str(tmp_path), split=split, **kw), colour.data)
     assert colours(of('val'))==[51,52] and of('val').nouns==['a/alcove','a/airfield'] and colours(of('test'))==[61,62,63] and colours(of('train'))==[70]
     assert colours(of('test', per_class=2))==[61,62]
 
@@ -108,18 +109,18 @@ def test_places365_without_its_images(tmp_path, unchecked, colour):
     places(tmp_path)
     for f in (tmp_path/'val_256').iterdir(): f.unlink()
     (tmp_path/'val_256').rmdir()
-    with pytest.raises(DreamError, match='not its images'): load_images('places', Source(kind='places365', path=str(tmp_path), split='val'), colour)
+    with pytest.raises(DreamError, match='not its images'): load_images('places', Source(kind='places365', path=str(tmp_path), split='val'), colour.data)
 
 def test_a_file_that_is_not_the_real_one_is_refused(tmp_path, colour):
     cifar(tmp_path, 'cifar10')                                      # torchvision's checksums in place
-    with pytest.raises(DreamError, match='CIFAR10 is not in .*corrupted.*download=True'): load_images('c', Source(kind='cifar10', path=str(tmp_path)), colour)
+    with pytest.raises(DreamError, match='CIFAR10 is not in .*corrupted.*download=True'): load_images('c', Source(kind='cifar10', path=str(tmp_path)), colour.data)
 
 def test_nothing_is_fetched_unless_asked(tmp_path, colour, monkeypatch):
     asked = []
     def fake(self, *a, **kw): asked.append(kw['download']); raise RuntimeError('Dataset not found')
     monkeypatch.setattr(data.datasets.SVHN, '__init__', fake)
     for download in (None,False,True):
-        with pytest.raises(DreamError): load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='test', download=download), colour)
+        with pytest.raises(DreamError): load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='test', download=download), colour.data)
     assert asked==[False,False,True]
 
 # -- OpenOOD's lists, and plain folders -------------------------------------------------------------------------------
@@ -134,10 +135,10 @@ def imglist(folder, name, **kw): return Source(kind='imglist', path=str(folder/'
 
 def test_imglist(listed, colour):
     classes = ['apple','aquarium_fish','baby']
-    with pytest.raises(DreamError, match='aquarium_fish'): load_images('train', imglist(listed,'train.txt'), colour, classes)
-    s = load_images('train', imglist(listed,'train.txt',select=['apple','baby']), colour, classes)
+    with pytest.raises(DreamError, match='aquarium_fish'): load_images('train', imglist(listed,'train.txt'), colour.data, classes)
+    s = load_images('train', imglist(listed,'train.txt',select=['apple','baby']), colour.data, classes)
     assert s.labels.tolist()==[0,2] and colours(s)==[0,10] and s.pixels(32).shape==(2,3,32,32)
-    near = load_images('near', imglist(listed,'near.txt'), colour, group='near')
+    near = load_images('near', imglist(listed,'near.txt'), colour.data, group='near')
     assert near.labels.tolist()==[-1] and colours(near)==[20] and near.group=='near'
 
 @pytest.mark.parametrize('text,words', [
@@ -149,20 +150,20 @@ def test_imglist(listed, colour):
 ])
 def test_what_a_list_gets_wrong_is_one_sentence(listed, colour, text, words):
     (listed/'bad.txt').write_text(text)
-    with pytest.raises(DreamError) as e: load_images('train', imglist(listed,'bad.txt',select=['apple'],origin='the archive of Zhang et al.'), colour, ['apple','aquarium_fish','baby'])
+    with pytest.raises(DreamError) as e: load_images('train', imglist(listed,'bad.txt',select=['apple'],origin='the archive of Zhang et al.'), colour.data, ['apple','aquarium_fish','baby'])
     assert all(w in str(e.value) for w in words) and str(e.value).startswith('train: ') and '\n' not in str(e.value)
 
 def test_a_part_of_imagenet_is_read_where_all_of_it_lies(tmp_path, colour):
     for c in ('n01440764','n01498041','n02123045'):
         for i in range(3): draw(tmp_path/'train'/c/f'{c}_{i}.JPEG', 100+i)
-    s = load_images('ID train', Source(kind='folder', path=str(tmp_path/'train'), per_class=2), colour, ['n02123045','n01498041'])
+    s = load_images('ID train', Source(kind='folder', path=str(tmp_path/'train'), per_class=2), colour.data, ['n02123045','n01498041'])
     assert s.labels.tolist()==[1,1,0,0] and {f.parent.name for f in s.images}=={'n01498041','n02123045'}
 
 @pytest.mark.parametrize('path,name', [('LSUN/test','1.jpg'), ('iSUN/iSUN_patches','1.jpeg'), ('iNaturalist/images','1.jpg'), ('SUN/images','s.jpg'), ('Places/images','p.jpg')])
 def test_archives_of_images_without_classes(path, name, tmp_path, colour):
     draw(tmp_path/path/name, 7); draw(tmp_path/path/'other'/f'x{name}', 8)
     (tmp_path/path/f'._{name}').write_bytes(b'what macOS leaves in archives')
-    s = load_images('ood', Source(kind='folder', path=str(tmp_path/path)), colour)
+    s = load_images('ood', Source(kind='folder', path=str(tmp_path/path)), colour.data)
     assert sorted(colours(s))==[7,8] and (s.labels==-1).all()
 
 # -- the shipped profiles ---------------------------------------------------------------------------------------------
@@ -177,11 +178,11 @@ def shipped(request, tmp_path, monkeypatch):
 def test_every_missing_set_is_one_sentence_with_its_origin_and_place(shipped):
     assert set(shipped.data.ood)==BENCHMARKS[shipped.name]
     for n,src in shipped.data.ood.items():
-        with pytest.raises(DreamError) as e: load_images(n, src, shipped)
+        with pytest.raises(DreamError) as e: load_images(n, src, shipped.data)
         said = str(e.value)
         assert said.startswith(f'{n}: ') and src.origin in said and '_data' in said and '\n' not in said and said.endswith('.'), said
     for split in ('train','validation','test'):
-        with pytest.raises(DreamError, match=f'ID {split}: .*_data.*get it from'): id_set(shipped, split)
+        with pytest.raises(DreamError, match=f'ID {split}: .*_data.*get it from'): id_set(shipped.data, split)
 
 def fill(p):
     "One or two images for every entry of a profile, where its layout has them."
@@ -209,11 +210,11 @@ def fill(p):
 def test_every_set_is_read_from_its_real_layout(shipped, unchecked):
     Path('_data').mkdir()
     fill(shipped)
-    for s in ood_sets(shipped).values(): assert len(s)>=1 and s.pixels(shipped.data.image_size).shape[1:]==(3,shipped.data.image_size,shipped.data.image_size)
-    for split in ('train','validation','test'): assert id_set(shipped,split).labels.unique().numel()==100
-    train,val = (id_set(shipped,s) for s in ('train','validation'))
+    for s in ood_sets(shipped.data).values(): assert len(s)>=1 and s.pixels(shipped.data.image_size).shape[1:]==(3,shipped.data.image_size,shipped.data.image_size)
+    for split in ('train','validation','test'): assert id_set(shipped.data,split).labels.unique().numel()==100
+    train,val = (id_set(shipped.data,s) for s in ('train','validation'))
     if not torch.is_tensor(train.images): assert not set(train.images)&set(val.images)
-    near = {n for n,s in ood_sets(shipped).items() if s.group=='near'}
+    near = {n for n,s in ood_sets(shipped.data).items() if s.group=='near'}
     assert near==({'cifar10','tin'} if shipped.name=='openood_cifar100' else set())
 
 # -- what users get wrong ---------------------------------------------------------------------------------------------
@@ -237,14 +238,14 @@ def test_one_image_is_a_set_that_can_be_measured_and_is_remarked_on(tmp_path, ca
 def test_an_empty_folder_is_one_sentence(tmp_path, colour, classes):
     (tmp_path/'none').mkdir()
     with pytest.raises(DreamError, match='mine: the image folder .* is empty: get it from a friend, and put it there'):
-        load_images('mine', Source(kind='folder', path=str(tmp_path/'none'), origin='a friend.'), colour, classes)
+        load_images('mine', Source(kind='folder', path=str(tmp_path/'none'), origin='a friend.'), colour.data, classes)
 
 @pytest.mark.parametrize('workers', [0,2])
 def test_a_broken_image_is_one_sentence_whoever_reads_it(tmp_path, colour, workers):
     for i in range(4): draw(tmp_path/'x'/f'{i}.png', i)
     (tmp_path/'x'/'2.png').write_bytes((tmp_path/'x'/'2.png').read_bytes()[:60])
-    s = load_images('mine', Source(kind='folder', path=str(tmp_path)), colour)
-    with pytest.raises(DreamError) as e: list(batches(s, 2, eval_transform(colour), workers=workers))
+    s = load_images('mine', Source(kind='folder', path=str(tmp_path)), colour.data)
+    with pytest.raises(DreamError) as e: list(batches(s, 2, eval_transform(colour.data), workers=workers))
     assert '2.png' in str(e.value) and 'cannot be read' in str(e.value) and '\n' not in str(e.value)
 
 def test_a_network_with_the_wrong_number_of_classes_is_one_sentence(tmp_path):
@@ -259,4 +260,4 @@ def test_a_network_with_the_wrong_number_of_classes_is_one_sentence(tmp_path):
 
 def test_a_file_in_two_sets_is_a_leak(listed, tmp_path, colour):
     a,b = imglist(listed,'near.txt'),Source(kind='folder', path=str(listed/'images_classic'))
-    assert leaks({'near':load_images('near',a,colour), 'all':load_images('all',b,colour)})==[('near','all',1)]
+    assert leaks({'near':load_images('near',a,colour.data), 'all':load_images('all',b,colour.data)})==[('near','all',1)]

@@ -50,7 +50,7 @@ def test_monotone_rises_whatever_its_weights():
 def test_batches_are_full_and_pass_evenly_over_a_small_pool():
     p = load_profile(ROOT/'profiles'/'mini.yaml')
     ds = ImageSet('numbered', torch.zeros(5,1,32,32).byte(), torch.arange(5))
-    ys = torch.cat([y for _,y in full_batches(ds, 6, 5, training.train_transform(p), torch.Generator().manual_seed(0))])
+    ys = torch.cat([y for _,y in full_batches(ds, 6, 5, training.train_transform(p.data), torch.Generator().manual_seed(0))])
     assert len(ys)==30 and ys.bincount().tolist()==[6]*5
 
 def test_fine_tuned_contenders_share_steps_and_id_images(trained):
@@ -145,7 +145,7 @@ def test_dream_id_goes_on_where_it_was(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize('policy', [None,'augmix','cutmix'])
 def test_a_long_training_of_dream_id_that_is_killed_ends_as_if_it_had_not_been(trained, tmp_path, monkeypatch, policy):
     monkeypatch.setattr(dream_id, 'LEG', 3)
-    ds,real,n = of_each_class(id_set(trained.profile,'train'), 4),training.train_leg,[]
+    ds,real,n = of_each_class(id_set(trained.profile.data,'train'), 4),training.train_leg,[]
     whole = dream_id.train_on(trained, ds, 0, 8, policy=policy)
     def cut(*args):
         n.append(1)
@@ -159,7 +159,7 @@ def test_a_long_training_of_dream_id_that_is_killed_ends_as_if_it_had_not_been(t
     for a,b in zip(whole.state_dict().values(), resumed.state_dict().values()): assert torch.allclose(a.float(), b.float(), atol=1e-5)
 
 def test_images_of_the_classes_from_elsewhere_are_a_shift(trained, tmp_path):
-    for i,x in enumerate(id_set(trained.profile,'test').pixels(32)[:4]):      # all of one class
+    for i,x in enumerate(id_set(trained.profile.data,'test').pixels(32)[:4]):      # all of one class
         f = tmp_path/'images'/trained.profile.data.classes[0]/f'{i}.png'; f.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(x.permute(1,2,0).numpy()).save(f)
     own = dict(shifts=True, shift_sets=dict(mine=Source(kind='folder',path=str(tmp_path/'images'))))
@@ -170,7 +170,7 @@ def test_images_of_the_classes_from_elsewhere_are_a_shift(trained, tmp_path):
     with pytest.raises(ValueError, match='names of our own shifts'): DreamID(inliers='inliers', real_per_class=1, steps=1, shift_sets=dict(noise=Source(kind='folder',path='a')))
 
 def test_more_real_images_than_there_are_is_one_sentence(trained):
-    with pytest.raises(DreamError, match='fewer than the 9 asked for'): of_each_class(id_set(trained.profile,'train'), 9)
+    with pytest.raises(DreamError, match='fewer than the 9 asked for'): of_each_class(id_set(trained.profile.data,'train'), 9)
 
 def test_one_repeat_gives_no_interval():
     a = pd.DataFrame([dict(condition=c,repeat=0,seed=0,accuracy=v) for c,v in dict(real=.5,more=.6).items()])
@@ -288,6 +288,6 @@ def test_a_contender_alone_may_ask_for_the_autoencoder(trained, tmp_path):
     def asked(share): return trained.profile.model_copy(update=dict(training=t.model_copy(update=dict(finetune=t.finetune.model_copy(update=dict(vae_fraction=0.)),
         contenders=dict(plain=Contender(), dreams=Contender(start='plain', outliers='knn', finetune=dict(vae_fraction=share)))))))
     for share,images in ((.5,True),(0.,False)):
-        run = with_dreams(Run.open(asked(share), 0, tmp_path/str(share))); train = id_set(run.profile,'train')
+        run = with_dreams(Run.open(asked(share), 0, tmp_path/str(share))); train = id_set(run.profile.data,'train')
         assert (vae_images(run, train, tmp_path/f'{share}.safetensors') is not None)==images
         assert make_plan(run, run.profile.training.contenders['dreams'], len(train)).vae==round(share*8)

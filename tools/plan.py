@@ -43,15 +43,15 @@ def elsewhere(study):
 def images(study):
     "(name -> number of images, name -> what is said of a set that is missing, training images of the smallest class or None)."
     d, found, missing, least = study.data, {}, {}, None
-    roles = {f'ID {s}': (getattr(d, s), lambda s=s: id_set(study, s)) for s in ('train', 'validation', 'test')}
-    if d.wide: roles['wide'] = d.wide, lambda: wide_set(study)
-    if d.validation_outliers: roles['validation outliers'] = d.validation_outliers, lambda: validation_outliers(study)
+    roles = {f'ID {s}': (getattr(d, s), lambda s=s: id_set(study.data, s)) for s in ('train', 'validation', 'test')}
+    if d.wide: roles['wide'] = d.wide, lambda: wide_set(study.data)
+    if d.validation_outliers: roles['validation outliers'] = d.validation_outliers, lambda: validation_outliers(study.data)
     for n, src in d.ood.items():
         one = study.model_copy(update=dict(data=d.model_copy(update=dict(ood={n: src}))))
-        roles[n] = src, lambda one=one, n=n: ood_sets(one)[n]
+        roles[n] = src, lambda one=one, n=n: ood_sets(one.data)[n]
     for n, src in elsewhere(study).items():
         alone = study.model_copy(update=dict(dream_id=study.dream_id.model_copy(update=dict(shift_sets={n: src}))))
-        roles[n] = src, lambda alone=alone, n=n: shift_sets(alone)[n]
+        roles[n] = src, lambda alone=alone, n=n: shift_sets(alone.dream_id.shift_sets, alone.data)[n]
     for n, (src, load) in roles.items():
         src = src if src.download is None else src.model_copy(update=dict(download=None))
         try:
