@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'WORDS', 'FAMILIES', 'check_model', 'model_source', 'text_encoders', 'few_steps', 'frozen', 'use_solver',
-           'load_foundation', 'tiny_pipeline', 'noun_list', 'token_ids', 'known', 'anchors', 'plot_cosines',
+           'prepare', 'load_foundation', 'tiny_pipeline', 'noun_list', 'token_ids', 'known', 'anchors', 'plot_cosines',
            'replaced_token', 'prompt_ids', 'both_encoders', 'encode_ids', 'checked', 'with_slot', 'encode', 'empty_ids',
            'encode_empty', 'conditions', 'native_size', 'initial_noise', 'generate', 'draw', 'known_nouns', 'spread',
-           'labelled', 'vae_roundtrip', 'run_foundation']
+           'labelled', 'vae_roundtrip']
 
 # %% ../nbs/02_foundation.ipynb #e0c477df
 import json,re
@@ -24,11 +24,9 @@ from tqdm.auto import tqdm
 from diffusers import (AutoencoderKL,DDIMScheduler,DiffusionPipeline,DPMSolverMultistepScheduler,EulerAncestralDiscreteScheduler,EulerDiscreteScheduler,
                        LCMScheduler,PNDMScheduler,StableDiffusionPipeline,StableDiffusionXLPipeline,UNet2DConditionModel,UniPCMultistepScheduler)
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer
-from .core import ASSETS,DreamError,nice,resolve,save_json,save_tensors,seed_for
-from .study import Profile
-from .runs import Run
-from .plots import as_arrays,image_grid,save_figure
-from .data import bare,class_words,validation_outliers
+from .core import ASSETS,DreamError,default_device,nice,resolve
+from .plots import as_arrays
+from .data import bare
 
 # %% ../nbs/02_foundation.ipynb #686c5c4e
 def check_model(
@@ -93,18 +91,25 @@ def use_solver(
     return pipe
 
 # %% ../nbs/02_foundation.ipynb #874b2054
+def prepare(
+    pipe,               # a diffusers pipeline of yours
+    device:str=None,    # default: the GPU, if there is one
+    scheduler:str=None  # see `use_solver`
+): # the same pipeline
+    "Make a Stable Diffusion pipeline ready to dream: a deterministic solver, frozen weights, on the device."
+    return frozen(use_solver(pipe,scheduler)).to(device or default_device())
+
 def load_foundation(
-    model,                  # a `Profile`, or what its `foundation.model` may hold
-    device='cpu',
-    dtype:str='float32',    # of the weights; a profile brings its own
-    revision:str|None=None, # of a hub model; a profile brings its own
+    model='bundled',        # 'bundled', a local folder or a hub id
+    device:str=None,        # default: the GPU, if there is one
+    dtype:str='float32',    # of the weights
+    revision:str=None,      # of a hub model
+    scheduler:str=None,     # see `use_solver`
+    safety_checker:bool=True, # keep the model's, if it brings one
+    compile:bool=False      # the U-Net and the image decoder; None: on a GPU
 )->DiffusionPipeline: # Stable Diffusion 1.x, 2.x or XL, or one distilled from them; raises DreamError if it is missing, damaged or of another kind
-    "Load a text-to-image model, with a deterministic solver (unless it was distilled for its own) and its safety checker, if it has one and the profile does not turn it off."
-    solver,safe,compiled = None,True,False
-    if isinstance(model,Profile):
-        how,solver,safe,compiled = model.foundation,model.decoding.scheduler,model.decoding.safety_checker is not False,model.decoding.compile
-        model,dtype,revision = how.model,how.dtype,how.revision
-    source = model_source(str(model))
+    "Load a text-to-image model, with a deterministic solver, unless it was distilled for its own."
+    source,device,safe = model_source(str(model)),device or default_device(),safety_checker
     diffusers.utils.logging.disable_progress_bar(); transformers.utils.logging.disable_progress_bar()
     try:
         kind = DiffusionPipeline.load_config(source, revision=revision).get('_class_name','')
@@ -115,8 +120,8 @@ def load_foundation(
     if pipe.text_encoder is None: raise DreamError(f'foundation.model {str(model)!r} has no text_encoder: Dream-OOD needs a text-to-image model of the Stable Diffusion kind.')
     if kind=='LatentConsistencyModelPipeline': pipe = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)   # the same parts, and takes the same arguments
     if not isinstance(pipe, (StableDiffusionPipeline,StableDiffusionXLPipeline)): raise DreamError(f'foundation.model {str(model)!r} is a {kind}: Dream-OOD needs a Stable Diffusion 1.x, 2.x or XL, or one distilled from them.')
-    pipe = frozen(use_solver(pipe,solver)).to(device)
-    if compiled or compiled is None and torch.device(device).type=='cuda':
+    pipe = prepare(pipe, device, scheduler)
+    if compile or compile is None and torch.device(device).type=='cuda':
         for m in (pipe.unet,pipe.vae.decoder): m.compile()   # in place, at the first image
     return pipe
 
@@ -345,31 +350,35 @@ def generate(
 
 # %% ../nbs/02_foundation.ipynb #32131705
 def draw(
-    pipe,           # foundation
-    p:Profile,      # its prompt, solver steps, guidance and image size are used
-    what,           # (B, d) embeddings, or a list of B nouns
-    seeds:list[int],# one an image
-    empty=None,     # from `encode_empty`
-    nouns=None,     # for the second text encoder of a Stable Diffusion XL, see `conditions`
-    prompts=None    # one an image, with {}; default: the profile's
+    pipe,                       # foundation
+    what,                       # (B, d) embeddings, or a list of B nouns
+    seeds:list[int]=None,       # one an image; default: 0, 1, ...
+    prompt='a picture of a {}', # with one {}, for all, or one an image
+    steps:int=25,               # of the solver
+    guidance:float=3.,          # weight of classifier-free guidance; 1: none
+    image_size:int=None,        # side in pixels, to which the drawn images are resized; default: as drawn
+    size:int=None,              # side in pixels, of the drawn images; default: the foundation's own
+    empty=None,                 # from `encode_empty`
+    nouns=None                  # for the second text encoder of a Stable Diffusion XL, see `conditions`
 )->Tensor: # (B, 3, H, W) uint8; black where the safety checker, if there is one, objects
-    "Encode and generate with a profile's settings."
-    return generate(pipe, conditions(pipe,prompts or p.foundation.prompt,what,nouns), seeds, p.decoding.steps, p.decoding.guidance, p.data.image_size, empty, p.decoding.size)
+    "Encode and generate: a picture for each embedding, or each noun."
+    seeds = list(range(len(what))) if seeds is None else seeds
+    return generate(pipe, conditions(pipe,prompt,what,nouns), seeds, steps, guidance, image_size or size or native_size(pipe), empty, size)
 
 # %% ../nbs/02_foundation.ipynb #f16cd568
 def known_nouns(
-    profile:Profile,
-    pipe # foundation
-)->list[str]: # [] if there is no list; raises DreamError if the profile's list is missing or has no column `noun`
-    "The nouns a foundation knows besides the ID classes and those kept aside for validation."
-    f = resolve(profile.foundation.nouns) if profile.foundation.nouns else noun_list(pipe)
+    pipe,            # foundation
+    taken=(),        # words that are left out: those of the ID classes, and of outliers kept aside
+    path=None        # a CSV file with a column `noun`; default: nouns.csv beside the model
+)->list[str]: # [] if there is no list; raises DreamError if the file is missing or has no column `noun`
+    "The other nouns that a foundation knows."
+    f = resolve(path) if path else noun_list(pipe)
     if not f.is_file():
-        if profile.foundation.nouns: raise DreamError(f'foundation.nouns: there is no file {nice(f)!r}; give a CSV file with a column `noun`.')
+        if path: raise DreamError(f'foundation.nouns: there is no file {nice(f)!r}; give a CSV file with a column `noun`.')
         return []
     df = pd.read_csv(f)
     if 'noun' not in df: raise DreamError(f'foundation.nouns: {nice(f)!r} has no column `noun` (it has {list(df)}).')
-    aside = validation_outliers(profile.data).nouns if profile.data.validation_outliers else []
-    taken = class_words(profile.data) | {bare(n) for n in aside}
+    taken = {bare(n) for n in taken}
     return [n for n in df.noun.astype(str).drop_duplicates() if bare(n) not in taken and known(pipe,n)]
 
 # %% ../nbs/02_foundation.ipynb #3a5a0f0d
@@ -414,23 +423,3 @@ def vae_roundtrip(
         return _bytes(_resize((y/2+.5).clamp(0,1), pixels.shape[-1]))
     try: return torch.cat([one(x) for x in tqdm(pixels.split(n), 'autoencoder', leave=False, disable=len(pixels)<=n)])
     finally: vae.to(dtype)
-
-# %% ../nbs/02_foundation.ipynb #8111c2a9
-def run_foundation(
-    run:Run
-)->None: # raises DreamError if the foundation is missing, damaged, or does not know a class name or a word of the prompt
-    "Check the foundation; write anchors.safetensors (`anchors`, `noun_embeddings`), nouns.json and a grid of generations."
-    stage,p = run.stage('foundation'),run.profile
-    if stage.done: return stage.skip()
-    stage.begin()
-    pipe = load_foundation(p, run.device)
-    for word in ' '.join([p.foundation.prompt.replace('{}',' '),*(p.foundation.suffixes or {}).values()]).split(): token_ids(pipe, word)
-    nouns,others = {c:p.data.noun(c) for c in p.data.classes},known_nouns(p, pipe)
-    Γ = anchors(pipe, list(nouns.values()))
-    shown,empty = spread(list(nouns.items()),20),encode_empty(pipe)
-    images = [draw(pipe, p, [n]*6, [seed_for(run.seed,'foundation',n,i) for i in range(6)], empty, prompts=[p.prompt(c)]*6) for c,n in tqdm(shown,'foundation')]
-    save_figure(stage/'generations.png', image_grid(torch.cat(images), cols=6, row_labels=[n for _,n in shown])); plt.close()
-    save_json(stage/'nouns.json', others)
-    save_json(stage/'files.json', {k:v for k,v in run.external('foundation').items() if k!='validation outliers'})   # other weights make other images
-    save_tensors(stage/'anchors.safetensors', anchors=Γ, noun_embeddings=anchors(pipe,others) if others else Γ[:0])
-    stage.finish('anchors.safetensors','nouns.json','files.json')

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['make_backbone', 'Encoder', 'text_loss', 'learning_rate', 'one_epoch', 'embed', 'accuracy', 'make_encoder',
-           'train_encoder', 'anchor_cosines', 'plot_anchor_cosines', 'plot_embeddings', 'plot_history',
-           'load_embeddings', 'load_encoder', 'run_latent_space']
+           'train_encoder', 'anchor_cosines', 'plot_anchor_cosines', 'plot_embeddings', 'plot_history']
 
 # %% ../nbs/03_latent_space.ipynb #da508455
 import math
@@ -18,10 +17,9 @@ from torch import nn,Tensor
 from tqdm.auto import tqdm
 from sklearn.manifold import TSNE
 from timm.models.resnet import ResNet,BasicBlock
-from .core import DreamError,atomic,load_tensors,save_table,save_tensors,seed_for
-from .runs import Run
-from .plots import save_figure,set_style
-from .data import id_set,train_transform,eval_transform,batches
+from .core import DreamError,atomic,default_device,generator,seed_for
+from .settings import ImageFormat,LatentSpace
+from .data import ImageSet,batches,eval_transform,train_transform
 
 # %% ../nbs/03_latent_space.ipynb #3ea90f1d
 def make_backbone(
@@ -100,14 +98,14 @@ def one_epoch(
 @torch.no_grad()
 def embed(
     encoder:Encoder,
-    images,            # an ImageSet
-    profile,           # for its evaluation transform
+    images:ImageSet,
+    d:ImageFormat,     # what an image becomes before the encoder sees it
     batch_size:int=500
 )->tuple: # z (N,d) unit norm, y (N,), both on the CPU, in the order of `images`
     "Embeddings of `images`, without augmentation or shuffling."
     encoder.eval()
     z,y,device = [],[],next(encoder.parameters()).device.type
-    for x,t in batches(images, batch_size, eval_transform(profile.data), device=device):
+    for x,t in batches(images, batch_size, eval_transform(d), device=device):
         z.append(encoder(x.contiguous(memory_format=torch.channels_last)).cpu()); y.append(t.cpu())
     return torch.cat(z), torch.cat(y)
 
@@ -132,33 +130,41 @@ def _checkpoint(checkpoint, encoder, optimizer, history):
     if checkpoint is None: return
     with atomic(checkpoint) as p: torch.save(dict(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), history=history), p)
 
-def make_encoder(run:Run, d:int)->Encoder: # on the run's device
-    "A fresh encoder for a profile; its weights depend on the run's seed alone."
+def make_encoder(
+    backbone:str,    # see `make_backbone`
+    d:int,           # width of the foundation's token embeddings
+    image_size:int,  # pixels
+    seed:int=0,
+    device:str=None  # default: the GPU, if there is one
+)->Encoder: # on the device
+    "A fresh encoder; its weights depend on the seed alone."
     with torch.random.fork_rng():
-        torch.manual_seed(seed_for(run.seed, 'latent_space', 'weights'))
-        return Encoder(run.profile.latent_space.backbone, d, run.profile.data.image_size).to(run.device)
+        torch.manual_seed(seed_for(seed, 'latent_space', 'weights'))
+        return Encoder(backbone, d, image_size).to(device or default_device())
 
 # %% ../nbs/03_latent_space.ipynb #2f87e363
 def train_encoder(
-    run:Run,            # its profile's section latent_space says how
+    cfg:LatentSpace,    # backbone, epochs, learning rate, ...
     anchors:Tensor,     # (C,d)
-    train,              # an ImageSet; labels index the anchors
-    validation,         # an ImageSet
-    epochs:int=None,    # default: the profile's
-    checkpoint=None     # path of the checkpoint; none: nothing is kept
-)->tuple: # the encoder; a table with a row an epoch
+    train:ImageSet,     # labels index the anchors
+    validation:ImageSet,
+    fmt:ImageFormat,    # what an image becomes before the encoder sees it
+    seed:int=0,         # of its first weights, the order of the images and their augmentation
+    epochs:int=None,    # default: those of `cfg`
+    checkpoint=None,    # path of the checkpoint; none: nothing is kept
+    device:str=None     # default: the GPU, if there is one
+)->tuple: # the encoder; a table with a row an epoch. Raises DreamError if the loss is no number, or the checkpoint damaged
     "Train f (Dream-OOD, Section 3.1), or finish an interrupted training."
-    p,cfg = run.profile,run.profile.latent_space
-    epochs,steps = epochs or cfg.epochs, max(1,len(train)//cfg.batch_size)
-    encoder,anchors = make_encoder(run, anchors.shape[1]),anchors.to(run.device)
+    device,epochs,steps = device or default_device(), epochs or cfg.epochs, max(1,len(train)//cfg.batch_size)
+    encoder,anchors = make_encoder(cfg.backbone, anchors.shape[1], fmt.image_size, seed, device),anchors.to(device)
     optimizer = torch.optim.SGD(encoder.parameters(), lr=cfg.lr, momentum=0.9, nesterov=True, weight_decay=cfg.weight_decay)
     history = _resume(checkpoint, encoder, optimizer)
     bar = tqdm(range(epochs), initial=len(history), desc='encoder', unit='epoch')
     for epoch in range(len(history), epochs):
         rate = lambda step: learning_rate((epoch+step/steps)/epochs, cfg.lr)
-        loader = batches(train, cfg.batch_size, train_transform(p.data), generator=run.generator('latent_space','epoch',epoch), device=run.device)
+        loader = batches(train, cfg.batch_size, train_transform(fmt), generator=generator(seed,'latent_space','epoch',epoch), device=device)
         row = dict(epoch=epoch+1, **one_epoch(encoder, anchors, loader, optimizer, rate, cfg.temperature, cfg.alignment))
-        history.append(row | dict(validation_accuracy=accuracy(*embed(encoder, validation, p), anchors)))
+        history.append(row | dict(validation_accuracy=accuracy(*embed(encoder, validation, fmt), anchors)))
         _checkpoint(checkpoint, encoder, optimizer, history)
         bar.update(); bar.set_postfix({k:f'{v:.2f}' for k,v in history[-1].items() if k!='epoch'})
     return encoder, pd.DataFrame(history)
@@ -224,35 +230,3 @@ def plot_history(
     b.plot(history.epoch, history.validation_accuracy, 'o-', label='validation')
     b.set(xlabel='epoch', ylabel='accuracy (%)'); b.legend()
     return fig
-
-# %% ../nbs/03_latent_space.ipynb #bef2d847
-def load_embeddings(run:Run)->tuple: # z (N,d) unit norm; y (N,), in the order of the training set
-    "What the stage read from the training images. Raises DreamError if it is not done."
-    t = load_tensors(run.stage('latent_space').require()/'embeddings.safetensors')
-    return t['z'],t['y']
-
-def load_encoder(run:Run)->tuple: # the encoder, ready for use; anchors (C,d)
-    "What the stage trained, and towards what. Raises DreamError if it is not done."
-    anchors = load_tensors(run.stage('foundation')/'anchors.safetensors')['anchors']
-    encoder = make_encoder(run, anchors.shape[1])
-    encoder.load_state_dict(load_tensors(run.stage('latent_space').require()/'encoder.safetensors'))
-    return encoder.eval(), anchors
-
-def run_latent_space(run:Run):
-    "The stage: train the encoder, read the embeddings of the training images, draw the diagnostics."
-    stage = run.stage('latent_space')
-    if stage.done: return stage.skip()
-    stage.begin()
-    anchors,classes = load_tensors(run.stage('foundation')/'anchors.safetensors')['anchors'],run.profile.data.classes
-    train,validation = id_set(run.profile.data,'train'),id_set(run.profile.data,'validation')
-    encoder,history = train_encoder(run, anchors, train, validation, checkpoint=stage/'checkpoint.pt')
-    z,y = embed(encoder, train, run.profile)
-    save_tensors(stage/'encoder.safetensors', **encoder.state_dict())
-    save_tensors(stage/'embeddings.safetensors', z=z, y=y)
-    save_table(stage/'history.csv', history)
-    save_figure(stage/'history.png', plot_history(history))
-    save_figure(stage/'anchor_cosines.png', plot_anchor_cosines(z, y, anchors, classes))
-    save_figure(stage/'embeddings.png', plot_embeddings(z, y, anchors, classes))
-    plt.close('all')
-    stage.finish('encoder.safetensors','embeddings.safetensors','history.csv','history.png','anchor_cosines.png','embeddings.png')
-    (stage/'checkpoint.pt').unlink()

@@ -8,7 +8,7 @@ __all__ = ['BLOCK', 'MARGIN', 'THREADS', 'PIECE', 'RULES', 'kth_largest', 'kth_d
            'farthest', 'nearest', 'kth_similarities', 'promising', 'at_least', 'survivors', 'extremes', 'percentiles',
            'Samples', 'checked', 'span', 'recorded', 'around_boundary', 'knn', 'inliers', 'misread', 'reference',
            'gaussian', 'climb', 'boundary', 'slerp', 'known', 'drift', 'own_anchor', 'token_noise', 'interpolation',
-           'names', 'anywhere', 'parameters_of', 'sample', 'sample_pool', 'run_sampling']
+           'names', 'anywhere', 'parameters_of', 'sample', 'sample_classes']
 
 # %% ../nbs/04_sampling.ipynb #0c86f8fb
 import inspect
@@ -25,9 +25,8 @@ from sklearn.covariance import LedoitWolf
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from tqdm.auto import tqdm
-from .core import DreamError,load_tensors,save_tensors
-from .runs import Run
-from .latent_space import load_embeddings
+from .core import DreamError,generator
+from .settings import Pool
 
 # %% ../nbs/04_sampling.ipynb #f1a14e20
 BLOCK = 2**22   # distances held in memory at a time
@@ -635,31 +634,23 @@ def sample(
     return s._replace(nearest=(s.z.double()@F.normalize(params['anchors'].double(),dim=-1).T.to(s.z.device)).argmax(1))
 
 # %% ../nbs/04_sampling.ipynb #a12aadca
-def sample_pool(
-    run:Run,
-    pool:str,       # name of a pool in the profile's sampling section
+def sample_classes(
+    how:Pool,       # the rule, its parameters, and how many a class
     z:Tensor,       # (N,d) unit-norm embeddings of the training images
     y:Tensor,       # (N,) their labels
-    anchors:Tensor, # (C,d)
-    noun_embeddings:Tensor # (n,d) of nouns outside the ID classes
+    anchors:Tensor, # (C,d) the classes' own embeddings, e.g. of their names; samples get their lengths
+    noun_embeddings:Tensor=None, # (n,d) of nouns outside the ID classes, for the rules that go there
+    seed:int=0,
+    name:str='pool',      # pools of other names are other samples
+    temperature:float=0.1,# τ of the encoder, for the rule boundary
+    classes:list=None     # their names, for errors
 )->dict: # z (C,M,d) as long as the anchors; boundary (C,M) indices into the training set; distance (C,M); nearest (C,M) class
-    "One pool, all classes."
-    q,out = run.profile.sampling.pools[pool],[]
-    for c in tqdm(range(len(anchors)), desc=f'sampling {pool}', unit='class'):
+    "Samples of every class. Raises DreamError for embeddings or parameters that cannot work, with the class."
+    out = []
+    for c in tqdm(range(len(anchors)), desc=f'sampling {name}', unit='class'):
         own = (y==c).nonzero()[:,0]
-        try: s = sample(q.rule, z[own], q.per_class, run.generator('sampling',pool,c), noun_embeddings=noun_embeddings, anchors=anchors, label=c, temperature=run.profile.latent_space.temperature, **q.model_dump(exclude={'rule','per_class'}))
-        except DreamError as e: raise DreamError(f'Pool {pool!r}, class {run.profile.data.classes[c]!r}: {e}') from None
+        try: s = sample(how.rule, z[own], how.per_class, generator(seed,'sampling',name,c), noun_embeddings=noun_embeddings,
+                       anchors=anchors, label=c, temperature=temperature, **how.model_dump(exclude={'rule','per_class'}))
+        except DreamError as e: raise DreamError(f'Pool {name!r}, class {classes[c] if classes else c!r}: {e}') from None
         out.append(dict(z=s.z*anchors[c].norm(), boundary=own[s.boundary], distance=s.distance.float(), nearest=s.nearest))
     return {k:torch.stack([o[k] for o in out]) for k in out[0]}
-
-def run_sampling(run:Run):
-    "The stage: sample every pool of the profile; writes sampling/POOL.safetensors."
-    stage = run.stage('sampling')
-    if stage.done: return stage.skip()
-    stage.begin()
-    z,y = load_embeddings(run)
-    a = load_tensors(run.stage('foundation')/'anchors.safetensors')
-    for pool in run.profile.sampling.pools:
-        path = stage/f'{pool}.safetensors'
-        if not path.exists(): save_tensors(path, **sample_pool(run, pool, z, y, a['anchors'], a['noun_embeddings']))
-    stage.finish(*(f'{p}.safetensors' for p in run.profile.sampling.pools))

@@ -189,7 +189,7 @@ class Decoding(Section):
     compile: bool|None = optional()                # torch.compile the U-Net and the image decoder; default: on a GPU
     safety_checker: bool|None = optional()         # default: the model's, if it brings one; false: none
     size: Positive|None = optional()               # side of the drawn images in pixels, before they are resized to data.image_size; default: the model's
-    pools: dict[str,DecodedPool]
+    pools: dict[str,DecodedPool] = {}
 
 # %% ../nbs/00_settings.ipynb #900a2f04
 class Finetune(Section):

@@ -60,6 +60,18 @@ def prompt(self:Profile, c:str)->str:
     s = (self.foundation.suffixes or {}).get(c)
     return self.foundation.prompt.replace('{}',f'{{}} {s}') if s else self.foundation.prompt
 
+@patch(as_prop=True)
+def loading(self:Profile)->dict:
+    "What `load_foundation` takes beside the model."
+    f,d = self.foundation,self.decoding
+    return dict(dtype=f.dtype, revision=f.revision, scheduler=d.scheduler, safety_checker=d.safety_checker is not False, compile=d.compile)
+
+@patch(as_prop=True)
+def drawing(self:Profile)->dict:
+    "What `draw` takes beside embeddings and seeds."
+    d = self.decoding
+    return dict(prompt=self.foundation.prompt, steps=d.steps, guidance=d.guidance, image_size=self.data.image_size, size=d.size)
+
 @patch
 def backbone(self:Profile, contender:str)->str:
     "What a contender is a network of."

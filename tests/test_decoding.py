@@ -11,6 +11,8 @@ from dream_ood.settings import *
 from dream_ood.study import *
 from dream_ood.runs import *
 from dream_ood.plots import *
+from dream_ood import stages
+from dream_ood.stages import *
 
 MINI = Path(__file__).parent.parent/'profiles'/'mini.yaml'
 CLASSES = ['coat','boot','shirt']
@@ -116,14 +118,14 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(settings, tmp_path, one_th
     run_decoding(whole_)
     script = f"""
 import os,signal
-from dream_ood import decoding
+from dream_ood import decoding,stages
 from dream_ood.runs import Run
 write,written = decoding.write_image,[]
 def write_image(*args): # the ninth image is the last
     write(*args); written.append(1)
     if len(written)==9: os.kill(os.getpid(), signal.SIGKILL)
 decoding.write_image = write_image
-decoding.run_decoding(Run.open({str(f)!r},0,{str(tmp_path/"killed")!r}))"""
+stages.run_decoding(Run.open({str(f)!r},0,{str(tmp_path/"killed")!r}))"""
     child = subprocess.run([sys.executable,'-c',script], env=os.environ|dict(OMP_NUM_THREADS='1'), capture_output=True)
     assert child.returncode==-signal.SIGKILL
     left = {f:(run.folder/f).stat().st_mtime_ns for f in images(run)}
@@ -138,7 +140,7 @@ decoding.run_decoding(Run.open({str(f)!r},0,{str(tmp_path/"killed")!r}))"""
     assert not list(run.folder.rglob('.*.tmp*'))
 
 def test_batches_are_shared_out(settings, run):
-    plans = {n:plan(run,n)[0] for n in run.profile.decoding.pools}
+    plans = {n:plan_of(run,n)[0] for n in run.profile.decoding.pools}
     everything = batches_of(plans, 4)
     for shards in (1,3,8,50):
         parts = [batches_of(plans,4,i,shards) for i in range(shards)]
@@ -158,7 +160,7 @@ def _shard(profile, root, shard, shards, after, wait): # a process that dies a m
         if len(begun)==after: threading.Timer(wait, os.kill, (os.getpid(),signal.SIGKILL)).start()
         write(*args)
     decoding.write_image = write_image
-    decoding.run_decoding(Run.open(profile,0,root), shard, shards)
+    run_decoding(Run.open(profile,0,root), shard, shards)
 
 def test_eight_shards_killed_at_random_end_in_the_same_bytes(settings, tmp_path):
     from multiprocessing import get_context
@@ -224,8 +226,8 @@ def test_what_is_no_outlier_is_set_aside(settings, tmp_path, monkeypatch, capsys
     run = prepared(with_pools(settings, knn=dict(source='sampling',refuse=dict(confidence=.8,k=3))), tmp_path)
     ids = [4,5,7,8,9,10,11,12,13]   # two of coat, all of boot
     seen = []
-    def looks_id(run, files, how): seen.append(how); return pd.DataFrame(dict(predicted='coat', confidence=.9, inside=[i in ids for i in range(len(files))]))
-    monkeypatch.setattr(decoding, 'looks_id', looks_id)
+    def seen_as(run, files, how): seen.append(how); return pd.DataFrame(dict(predicted='coat', confidence=.9, inside=[i in ids for i in range(len(files))]))
+    monkeypatch.setattr(stages, 'seen_as', seen_as)
     run_decoding(run)
     folder,aside = run.stage('decoding')/'knn',run.stage('decoding')/'refused'/'knn'
     kept,out = (pd.read_parquet(f/'metadata.parquet') for f in (folder,aside))
@@ -248,20 +250,20 @@ def test_the_filter_knows_training_images_and_not_noise(settings, tmp_path):
     from dream_ood.latent_space import embed,make_encoder
     d = settings['data']|dict(train=settings['data']['train']|dict(per_class=20))
     run = prepared(Profile(**settings|dict(data=d)), tmp_path)
-    encoder,train = make_encoder(run,32),id_set(run.profile.data,'train')
-    z,y = embed(encoder, train, run.profile)
+    encoder,train = make_encoder(run.profile.latent_space.backbone,32,32),id_set(run.profile.data,'train')
+    z,y = embed(encoder, train, run.profile.data)
     save_tensors(run.stage('latent_space')/'encoder.safetensors', **encoder.state_dict()); save_tensors(run.stage('latent_space')/'embeddings.safetensors', z=z, y=y)
     files = [tmp_path/f'{i}.png' for i in range(len(train))]
     for f,(x,_) in zip(files,train): Image.fromarray(x.permute(1,2,0).numpy()).save(f)
     noise = tmp_path/'noise.png'; Image.fromarray(np.random.default_rng(0).integers(0,255,(32,32),dtype=np.uint8)).save(noise)
-    seen = looks_id(run, [*files,noise], OutlierFilter(confidence=0,k=5))
+    seen = seen_as(run, [*files,noise], OutlierFilter(confidence=0,k=5))
     Γ = load_tensors(run.stage('foundation')/'anchors.safetensors')['anchors']
     sure = (z@torch.nn.functional.normalize(Γ,dim=1).T/run.profile.latent_space.temperature).softmax(1)
     assert np.allclose(seen.confidence[:-1], sure.max(1).values, atol=1e-4) and seen.predicted[:-1].tolist()==[CLASSES[c] for c in sure.argmax(1)]
     own = seen[:-1][(sure.argmax(1)==y).numpy()]
     assert len(own)>5 and own.inside.mean()>=.9 and not seen.inside.iloc[-1]          # of its own images a class knows about 95%
-    assert not looks_id(run, files, OutlierFilter(confidence=1,k=5)).inside.any()
-    with pytest.raises(DreamError, match='too few for neighbour k=50'): looks_id(run, files, OutlierFilter())
+    assert not seen_as(run, files, OutlierFilter(confidence=1,k=5)).inside.any()
+    with pytest.raises(DreamError, match='too few for neighbour k=50'): seen_as(run, files, OutlierFilter())
 
 def test_the_safety_checker_of_a_foundation_is_used_unless_turned_off(settings, tmp_path):
     from diffusers import StableDiffusionPipeline
@@ -280,7 +282,7 @@ def test_the_safety_checker_of_a_foundation_is_used_unless_turned_off(settings, 
     assert len(images(run))==42 and not (run.stage('decoding')/'refused').exists()
 
 def test_a_black_picture_is_set_aside(run):
-    df = plan(run,'knn')[0]
+    df = plan_of(run,'knn')[0]
     run_decoding(run)
     for i in (2,9): Image.new('L', (32,32)).save(run.stage('decoding')/'knn'/df.file[i])
     Image.fromarray(np.eye(32,dtype=np.uint8)).save(run.stage('decoding')/'knn'/df.file[4])   # nearly black
@@ -289,7 +291,7 @@ def test_a_black_picture_is_set_aside(run):
 def test_too_little_disk_is_said_before_anything_is_drawn(run, monkeypatch):
     from collections import namedtuple
     from dream_ood import decoding
-    monkeypatch.setattr(decoding.shutil, 'disk_usage', lambda f: namedtuple('u','free')(10_000))
+    monkeypatch.setattr(stages.shutil, 'disk_usage', lambda f: namedtuple('u','free')(10_000))
     with pytest.raises(DreamError, match='42 images of 32 pixels will take about .* GB'): run_decoding(run)
     assert images(run)=={}
 
@@ -307,15 +309,14 @@ def test_embeddings_that_do_not_fit_are_refused_before_anything_is_drawn(setting
 
 def test_a_pool_of_other_names_needs_names(run):
     save_json(run.stage('foundation')/'nouns.json', [])
-    with pytest.raises(DreamError, match='foundation.nouns'): plan(run, 'names')
+    with pytest.raises(DreamError, match='foundation.nouns'): plan_of(run, 'names')
 
 def test_sampling_comes_first(settings, tmp_path):
     with pytest.raises(DreamError, match='run nbs/'): run_decoding(Run.open(Profile(**settings), 0, tmp_path))
 
 def test_the_gallery_shows_real_plain_and_dreamed(run, monkeypatch):
-    import dream_ood.decoding as D
     from dream_ood.data import ImageSet
-    monkeypatch.setattr(D, 'id_set', lambda p,split: ImageSet(split, torch.zeros(9,1,32,32,dtype=torch.uint8), [0,0,0,1,1,1,2,2,2], CLASSES))
+    monkeypatch.setattr(stages, 'id_set', lambda d,split: ImageSet(split, torch.zeros(9,1,32,32,dtype=torch.uint8), [0,0,0,1,1,1,2,2,2], CLASSES))
     run_decoding(run)
     fig = gallery(run, n=3)
     assert [t.get_text() for t in fig.axes[0].get_xticklabels()]==['real','from the name','dreamed: knn']

@@ -7,6 +7,7 @@ from dream_ood.foundation import *
 from dream_ood.foundation import native_size
 from dream_ood.core import DreamError
 from dream_ood.study import Profile
+from dream_ood.stages import foundation_of,taken_words
 
 MINI = Path(__file__).parent.parent/'profiles'/'mini.yaml'
 PROMPT = 'a picture of a {}'
@@ -79,13 +80,14 @@ def test_an_anchor_of_several_tokens_is_their_rescaled_mean(pipe):
     assert torch.cosine_similarity(both,(cat+dog),dim=0)>1-1e-6 and abs(both.norm()-(cat.norm()+dog.norm())/2)<1e-6
 
 def test_known_nouns_leave_out_id_classes_and_unknown_words(model):
+    def others(p): return known_nouns(load_foundation(model), taken_words(p.data), p.foundation.nouns)
     pd.DataFrame(dict(noun=['cat','coat','xylophone','dog','cat'])).to_csv(model/'nouns.csv', index=False)
-    assert known_nouns(changed(), load_foundation(model))==['cat','dog']
+    assert others(changed())==['cat','dog']
     (model/'nouns.csv').unlink()
-    assert known_nouns(changed(), load_foundation(model))==[]
-    with pytest.raises(DreamError, match='no file'): known_nouns(changed(nouns=str(model/'mine.csv')), load_foundation(model))
+    assert others(changed())==[]
+    with pytest.raises(DreamError, match='no file'): others(changed(nouns=str(model/'mine.csv')))
     pd.DataFrame(dict(word=['cat'])).to_csv(model/'mine.csv', index=False)
-    with pytest.raises(DreamError, match='no column'): known_nouns(changed(nouns=str(model/'mine.csv')), load_foundation(model))
+    with pytest.raises(DreamError, match='no column'): others(changed(nouns=str(model/'mine.csv')))
 
 # --- one token gives way ---
 @pytest.mark.parametrize('prompt', ['{}', PROMPT, 'a {} of a picture', '{}, a picture'])
@@ -217,7 +219,7 @@ def test_settings_at_their_default_leave_a_study_as_it_was():
 def decoded_with(saved, **decoding):
     p = changed(model=str(saved)).model_dump(); p['decoding'] |= dict(steps=3)|decoding
     p = Profile(**p)
-    return draw(load_foundation(p), p, torch.randn(1,32,generator=torch.Generator().manual_seed(0)), [1])
+    return draw(foundation_of(p), torch.randn(1,32,generator=torch.Generator().manual_seed(0)), [1], **p.drawing)
 
 def test_every_solver_draws_its_own_way(saved):
     drawn = {s:decoded_with(saved, scheduler=s) for s in (None,'dpm','unipc','ddim','euler','pndm','own')}
@@ -236,7 +238,7 @@ def test_a_distilled_model_keeps_its_solver():
 
 def test_solvers_agree_where_steps_are_many(saved):
     p = changed(model=str(saved)); z = torch.randn(4,32,generator=torch.Generator().manual_seed(0))
-    pipe = load_foundation(p)
+    pipe = foundation_of(p)
     def drawn(solver, seed=1): return generate(use_solver(pipe,solver), conditions(pipe,p.foundation.prompt,z), [seed,2,3,4], 200, 1.5, 32).float()
     truth = drawn('dpm')
     other = (drawn('dpm',9)-truth)[0].square().mean().sqrt()      # another seed, on whose scale images differ
@@ -246,5 +248,5 @@ def test_modules_are_compiled_where_it_is_asked_for(foundation):
     study = yaml.safe_load(MINI.read_text())
     study['foundation']['model'] = str(foundation)
     for asked in (None, False, True):
-        pipe = load_foundation(Profile(**study|dict(decoding=study['decoding']|dict(compile=asked))))
+        pipe = foundation_of(Profile(**study|dict(decoding=study['decoding']|dict(compile=asked))))
         assert [m._compiled_call_impl is not None for m in (pipe.unet,pipe.vae.decoder)]==[asked is True]*2

@@ -3,7 +3,8 @@ import numpy as np,pandas as pd,pytest,shutil
 from PIL import Image
 from browser import browser
 from conftest import tiny_profile
-from dream_ood.decoding import gallery_data,gallery_page,write_gallery
+from dream_ood.decoding import write_gallery
+from dream_ood.stages import gallery_data,gallery_page
 from dream_ood.core import DreamError,save_table
 from dream_ood.runs import Run
 

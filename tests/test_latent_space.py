@@ -6,42 +6,42 @@ from dream_ood import latent_space
 from dream_ood.core import DreamError
 from dream_ood.runs import Run
 from dream_ood.data import id_set
+from dream_ood.stages import embeddings_of
 
 @pytest.fixture(scope='module')
 def study(tmp_path_factory):
     run = Run.open('profiles/smoke.yaml', 0, tmp_path_factory.mktemp('runs'))
     some = [id_set(run.profile.data,s).subset(range(0,n,4)) for s,n in (('train',256),('validation',128))]
     anchors = torch.randn(len(run.profile.data.classes), 16, generator=run.generator('anchors'))
-    return run,anchors,some
+    return run.profile.latent_space,run.profile.data,anchors,some
 
 def test_interrupted_training_ends_the_same(study, tmp_path, monkeypatch):
-    run,anchors,some = study
-    whole,history = latent_space.train_encoder(run, anchors, *some, epochs=3)
+    cfg,fmt,anchors,some = study
+    whole,history = latent_space.train_encoder(cfg, anchors, *some, fmt, epochs=3)
     checkpoint,epoch = tmp_path/'checkpoint.pt',latent_space.one_epoch
     def power_cut(*args):
         if checkpoint.exists(): raise KeyboardInterrupt
         return epoch(*args)
     monkeypatch.setattr(latent_space, 'one_epoch', power_cut)
-    with pytest.raises(KeyboardInterrupt): latent_space.train_encoder(run, anchors, *some, epochs=3, checkpoint=checkpoint)
+    with pytest.raises(KeyboardInterrupt): latent_space.train_encoder(cfg, anchors, *some, fmt, epochs=3, checkpoint=checkpoint)
     monkeypatch.undo()
-    resumed,again = latent_space.train_encoder(run, anchors, *some, epochs=3, checkpoint=checkpoint)
+    resumed,again = latent_space.train_encoder(cfg, anchors, *some, fmt, epochs=3, checkpoint=checkpoint)
     assert list(again.epoch)==[1,2,3]
     close(again.values, history.values, 1e-3)
-    close(*(latent_space.embed(e, some[1], run.profile)[0] for e in (whole,resumed)), 1e-4)
+    close(*(latent_space.embed(e, some[1], fmt)[0] for e in (whole,resumed)), 1e-4)
 
 def test_seed_changes_the_encoder(study):
-    run,anchors,some = study
-    other = Run(run.profile, 1, run.folder)
-    a,b,c = (latent_space.make_encoder(r, 16).backbone.conv1[0].weight for r in (run,run,other))
+    cfg,fmt,anchors,some = study
+    a,b,c = (latent_space.make_encoder(cfg.backbone, 16, fmt.image_size, s).backbone.conv1[0].weight for s in (0,0,1))
     assert torch.equal(a,b) and not torch.equal(a,c)
 
 def test_embeddings_keep_the_order_of_the_images(study):
-    run,anchors,(train,_) = study
-    encoder = latent_space.make_encoder(run, 16)
-    z,y = latent_space.embed(encoder, train, run.profile, batch_size=10)
+    cfg,fmt,anchors,(train,_) = study
+    encoder = latent_space.make_encoder(cfg.backbone, 16, fmt.image_size)
+    z,y = latent_space.embed(encoder, train, fmt, batch_size=10)
     assert torch.equal(y, train.labels)
-    close(z, latent_space.embed(encoder, train, run.profile)[0], 1e-4)
-    close(z[7:8], latent_space.embed(encoder, train.subset([7]), run.profile)[0], 1e-4)
+    close(z, latent_space.embed(encoder, train, fmt)[0], 1e-4)
+    close(z[7:8], latent_space.embed(encoder, train.subset([7]), fmt)[0], 1e-4)
 
 def test_own_and_nearest_other_anchor():
     anchors = torch.eye(3)
@@ -50,9 +50,9 @@ def test_own_and_nearest_other_anchor():
     close(own, torch.tensor([.6,1.]), 1e-6); close(other, torch.tensor([.8,0.]), 1e-6)
 
 def test_bad_input(study, tmp_path):
-    run,anchors,some = study
+    cfg,fmt,anchors,some = study
     with pytest.raises(DreamError, match='resnet_maxi'): latent_space.make_backbone('resnet_maxi', 8, 32)
     (tmp_path/'c.pt').write_bytes(b'no checkpoint')
-    with pytest.raises(DreamError, match='damaged'): latent_space.train_encoder(run, anchors, *some, epochs=1, checkpoint=tmp_path/'c.pt')
-    with pytest.raises(DreamError, match='lower latent_space.lr'): latent_space.train_encoder(run, anchors*torch.nan, *some, epochs=1)
-    with pytest.raises(DreamError, match='03_latent_space'): latent_space.load_embeddings(run)
+    with pytest.raises(DreamError, match='damaged'): latent_space.train_encoder(cfg, anchors, *some, fmt, epochs=1, checkpoint=tmp_path/'c.pt')
+    with pytest.raises(DreamError, match='lower latent_space.lr'): latent_space.train_encoder(cfg, anchors*torch.nan, *some, fmt, epochs=1)
+    with pytest.raises(DreamError, match='03_latent_space'): embeddings_of(Run.open('profiles/smoke.yaml', 0, tmp_path))

@@ -2,8 +2,8 @@
 import shutil, sys
 import nbformat, pytest
 from pathlib import Path
-from dream_ood.decoding import run_decoding
-from dream_ood.study import load_profile
+from dream_ood.stages import run_decoding
+from dream_ood.study import load_profile, read_profile
 from dream_ood.runs import NOTEBOOKS, Run, STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -57,8 +57,8 @@ def test_table_notebook(seeds, runs):
 @pytest.mark.parametrize('name,parameters', [('rules', {}), ('recipes', {}), ('scores', dict(left_out=[]))])
 def test_studies_of_dreams(name, parameters, runs, tmp_path):
     import yaml
-    from dream_ood import data, decoding, evaluation, foundation, latent_space, sampling, training
-    smoke, study = (yaml.safe_load((ROOT/'profiles'/f).read_text()) for f in ('smoke.yaml', f'mini_{name}.yaml'))
+    from dream_ood import stages
+    smoke, study = (read_profile(ROOT/'profiles'/f) for f in ('smoke.yaml', f'mini_{name}.yaml'))
     pools = {n: q | dict(per_class=2, k=5) | ({'select': 10, 'candidates': 20} if 'candidates' in q else {}) for n, q in study['sampling']['pools'].items()}
     decoded = {n: q | ({'refuse': dict(confidence=.7, k=3)} if 'refuse' in q else {}) | ({'steps': 4} if 'steps' in q else {}) | ({'per_class': 2} if 'per_class' in q else {}) for n, q in study['decoding']['pools'].items()}
     smoke |= dict(name=f'smoke_{name}', sampling=dict(pools=pools))
@@ -69,7 +69,7 @@ def test_studies_of_dreams(name, parameters, runs, tmp_path):
     profile.write_text(yaml.safe_dump(smoke, sort_keys=False))
     for seed in (0, 1):
         run = Run.open(profile, seed, runs)
-        for stage in (data.run_data, foundation.run_foundation, latent_space.run_latent_space, sampling.run_sampling, decoding.run_decoding, training.run_training, evaluation.run_evaluation): stage(run)
+        for stage in (getattr(stages, f'run_{n}') for n in STAGES if n != 'dream_id'): stage(run)
     out = runs/'executed'/f'{name}.ipynb'
     execute_notebook(f'nbs/paper/{name}.ipynb', out, profile=str(profile), seeds=[0, 1], runs=str(runs), **parameters)
     cells(out)
