@@ -38,7 +38,7 @@ def test_a_saved_model_loads_as_it_was(saved, pipe):
     e = encode(pipe, PROMPT, ['coat'])
     assert generate(got, e, [3], 2, 3., 32).equal(generate(pipe, e, [3], 2, 3., 32))
 
-def test_half_precision_from_a_profile(saved): assert load_foundation(changed(model=str(saved),dtype='float16')).unet.dtype==torch.float16
+def test_half_precision_from_a_profile(saved): assert foundation_of(changed(model=str(saved),dtype='float16')).unet.dtype==torch.float16
 
 def drop_text_encoder(d):
     i = json.loads((d/'model_index.json').read_text()); i['text_encoder'] = [None,None]
