@@ -39,7 +39,8 @@ from .foundation import known,model_source,spread
 from .latent_space import make_backbone
 from .sampling import parameters_of
 from .decoding import page_image,real_images
-from .evaluation import Outputs,Scorer,cached_outputs,coverage_curve,ece,fit_detector,load_scores,odin,outputs,plot_coverage,reads_features,right,threshold_for,tune_detector
+from .evaluation import Outputs,coverage_curve,ece,fit_detector,odin,outputs,plot_coverage,reads_features,right,threshold_for,tune_detector
+from .stages import Scorer,cached_outputs,load_scores
 
 # %% ../nbs/09_classifier.ipynb #0bbad811
 def unreadable(

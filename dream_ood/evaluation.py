@@ -4,18 +4,15 @@
 
 # %% auto #0
 __all__ = ['DETECTORS', 'READS', 'GRIDS', 'COLUMNS', 'fpr_at', 'ood_metrics', 'Outputs', 'outputs', 'views', 'right', 'accuracy',
-           'shaping', 'reads_features', 'fit_detector', 'percentile', 'combined', 'fisher', 'odin', 'control_sets',
-           'evaluation_sets', 'outputs_folder', 'cached_outputs', 'Scorer', 'detector_trials', 'tune_detector',
-           'score_contender', 'metrics_table', 'run_evaluation', 'overview', 'plot_table', 'load_scores', 'grouped',
-           'chosen_methods', 'plot_scores', 'plot_roc', 'mistakes', 'plot_mistakes', 'score_all', 'bootstrap_metrics',
+           'shaping', 'reads_features', 'fit_detector', 'percentile', 'combined', 'fisher', 'odin', 'Detector',
+           'detector_trials', 'tune_detector', 'metrics_table', 'overview', 'plot_table', 'bootstrap_metrics',
            'over_seeds', 'paired', 'holm', 'versus', 'auroc_by_class', 'ece', 'threshold_for', 'coverage_curve',
            'plot_coverage']
 
 # %% ../nbs/08_evaluation.ipynb #ecad5c49
-import shutil
-from copy import copy,deepcopy
+from copy import deepcopy
 from itertools import product
-from typing import NamedTuple
+from typing import Callable,NamedTuple
 import numpy as np
 import pandas as pd
 import torch
@@ -25,14 +22,10 @@ from pytorch_ood.api import FeatureMapsDetector,FeaturesDetector,LogitsDetector
 from scipy import stats
 from sklearn.metrics import average_precision_score,roc_auc_score,roc_curve
 from torch import nn,Tensor
-from tqdm.auto import tqdm
-from .core import DreamError,load_tensors,save_json,save_table,save_tensors,seed_for
-from .settings import Method
-from .runs import Run,Stage
-from .plots import set_style
-from .data import ImageSet,id_set,ood_sets,validation_outliers,pool_set,eval_transform,batches
-from .foundation import load_foundation
-from .training import channels_last,load_classifier,through_vae
+from .core import DreamError
+from .settings import ImageFormat
+from .data import ImageSet,batches,eval_transform
+from .training import channels_last,device_of
 
 # %% ../nbs/08_evaluation.ipynb #9876acc5
 def _checked(scores, what)->np.ndarray:
@@ -73,14 +66,14 @@ class Outputs(NamedTuple):
 def outputs(
     net:nn.Module,
     ds:ImageSet,
-    profile,
-    device='cpu',
+    fmt:ImageFormat,
+    batch_size:int=500,
     mirrored=False # of the mirror images instead
 )->Outputs: # on the CPU, in the order of `ds`
     "Logits and features of images, without augmentation."
     net.eval()
     logits,features = [],[]
-    for x,_ in batches(ds, profile.evaluation.batch_size, eval_transform(profile.data), device=device):
+    for x,_ in batches(ds, batch_size, eval_transform(fmt), device=device_of(net)):
         if mirrored: x = x.flip(-1)
         f = net.forward_head(net.forward_features(channels_last(x)), pre_logits=True)
         features.append(f.float().cpu()); logits.append(net.get_classifier()(f).float().cpu())
@@ -95,7 +88,7 @@ def right(
     classes:int # how many there are
 )->Tensor: # (N,) bool
     "Which ID images are given the right class. Raises DreamError if outputs or labels do not fit the classes."
-    if o.logits.shape[1]!=classes: raise DreamError(f'The classifier has {o.logits.shape[1]} outputs for {classes} classes: train it on this profile.')
+    if o.logits.shape[1]!=classes: raise DreamError(f'The classifier has {o.logits.shape[1]} outputs for {classes} classes: train it on these.')
     if o.labels.min()<0 or o.labels.max()>=classes: raise DreamError(f'Labels reach from {o.labels.min()} to {o.labels.max()}, but there are {classes} classes: an OOD set was given where ID images belong, or the profile lacks a class.')
     return o.logits.argmax(1)==o.labels
 
@@ -109,20 +102,20 @@ def accuracy(
 # %% ../nbs/08_evaluation.ipynb #5c4d901a
 def shaping(cls): # pod.ReAct, pod.ASH or pod.SCALE
     "A detector that changes features and takes the energy of what the last layer then says."
-    return lambda run,head,**kw: cls(None, nn.Sequential(nn.Flatten(),head), detector=DETECTORS['energy'](run,head).predict_logits, **kw)
+    return lambda head,T,**kw: cls(None, nn.Sequential(nn.Flatten(),head), detector=DETECTORS['energy'](head,T).predict_logits, **kw)
 
-DETECTORS = dict( # name: (run, last layer, **settings) -> a detector of pytorch-ood
-    msp=lambda run,head: pod.MaxSoftmax(None),
-    maxlogit=lambda run,head: pod.MaxLogit(None),
-    gen=lambda run,head,**kw: pod.GEN(None, **kw),
-    energy=lambda run,head: pod.EnergyBased(None, t=run.profile.training.temperature),
-    kl_matching=lambda run,head: pod.KLMatching(None),
-    knn=lambda run,head,k=None: pod.KNN(None, k=k or run.profile.evaluation.k),
-    nnguide=lambda run,head,**kw: pod.NNGuide(None, head, **kw),
-    mahalanobis=lambda run,head: pod.Mahalanobis(None),
-    rmd=lambda run,head: pod.RMD(None),
-    vim=lambda run,head: pod.ViM(None, d=head.in_features//2, w=head.weight.data, b=head.bias.data),
-    dice=lambda run,head,p=0.9: pod.DICE(None, head.weight.data, head.bias.data, p, DETECTORS['energy'](run,head).predict_logits),
+DETECTORS = dict( # name: (last layer, temperature, **settings) -> a detector of pytorch-ood
+    msp=lambda head,T: pod.MaxSoftmax(None),
+    maxlogit=lambda head,T: pod.MaxLogit(None),
+    gen=lambda head,T,**kw: pod.GEN(None, **kw),
+    energy=lambda head,T: pod.EnergyBased(None, t=T),
+    kl_matching=lambda head,T: pod.KLMatching(None),
+    knn=lambda head,T,k: pod.KNN(None, k=k),
+    nnguide=lambda head,T,**kw: pod.NNGuide(None, head, **kw),
+    mahalanobis=lambda head,T: pod.Mahalanobis(None),
+    rmd=lambda head,T: pod.RMD(None),
+    vim=lambda head,T: pod.ViM(None, d=head.in_features//2, w=head.weight.data, b=head.bias.data),
+    dice=lambda head,T,p=0.9: pod.DICE(None, head.weight.data, head.bias.data, p, DETECTORS['energy'](head,T).predict_logits),
     react=shaping(pod.ReAct), ash=shaping(pod.ASH), scale=shaping(pod.SCALE))
 
 def reads_features(name:str)->bool:
@@ -132,23 +125,27 @@ def reads_features(name:str)->bool:
 # %% ../nbs/08_evaluation.ipynb #3295ba94
 def fit_detector(
     name:str,                # a key of `DETECTORS`, 'combined' or 'fisher'
-    run:Run,
     head:nn.Linear,          # the classifier's last layer
     train:Outputs=None,      # of the training images, for the detectors that read features
     validation:Outputs=None, # of ID validation images, for 'combined', 'fisher' and 'kl_matching'
+    T:float=1.,              # temperature of the energy
+    neighbour:int=50,        # of 'knn' and 'combined', unless `settings` has a k
+    batch_size:int=500,
     **settings               # of the detector, see `GRIDS`
 ): # Outputs, or a pair (see `views`) -> scores (N,) float64, higher = more ID
     "A scoring rule that reads outputs, fitted; a pair of views gets the mean of their scores. Raises DreamError for an unknown name or too few images to fit it to."
-    if name=='combined': return combined(fit_detector('energy',run,head), fit_detector('knn',run,head,train,**settings), validation)
-    if name=='fisher': return fisher(fit_detector('energy',run,head), fit_detector(settings.get('second','mahalanobis'),run,head,train), validation)
+    def other(n, **kw): return fit_detector(n, head, train, T=T, neighbour=neighbour, batch_size=batch_size, **kw)
+    if name=='combined': return combined(other('energy'), other('knn',**settings), validation)
+    if name=='fisher': return fisher(other('energy'), other(settings.get('second','mahalanobis')), validation)
     if name not in DETECTORS: raise DreamError(f'There is no detector {name!r} that reads outputs: choose from {[*DETECTORS,"combined","fisher"]}.')
-    d = DETECTORS[name](run, deepcopy(head).cpu().requires_grad_(False), **settings)
+    if name=='knn': settings = dict(k=neighbour)|settings
+    d = DETECTORS[name](deepcopy(head).cpu().requires_grad_(False), T, **settings)
     kind,read = next(v for cls,v in READS.items() if isinstance(d, cls))
     on = views(validation)[0] if kind=='logits' else train
     try: d.requires_fit and getattr(d,f'fit_{kind}')(read(on), on.labels)
-    except (ValueError,AssertionError) as e: raise DreamError(f'Detector {name!r} cannot be fitted to {len(on.labels)} images ({str(e) or "a class has none"}): use more, or change the evaluation section of the profile.') from None
+    except (ValueError,AssertionError) as e: raise DreamError(f'Detector {name!r} cannot be fitted to {len(on.labels)} images ({str(e) or "a class has none"}): use more, or change its settings.') from None
     predict = getattr(d,f'predict_{kind}')
-    def score(o): return -torch.cat([predict(x) for x in read(o).split(run.profile.evaluation.batch_size)]).double()
+    def score(o): return -torch.cat([predict(x) for x in read(o).split(batch_size)]).double()
     return lambda o: torch.stack([score(v) for v in views(o)]).mean(0)
 
 READS = { # kind of detector: (what it reads, how that is taken from outputs)
@@ -181,98 +178,35 @@ def fisher(
 
 # %% ../nbs/08_evaluation.ipynb #9d760620
 def odin(
-    run:Run,
     net:nn.Module,
     ds:ImageSet,
+    fmt:ImageFormat,
     eps:float=0.0014,        # length of the step, for pixels in [0,1]
-    temperature:float=1000.0
+    temperature:float=1000.0,
+    batch_size:int=500
 )->Tensor: # (N,) float64 on the CPU, higher = more ID
     "ODIN's scores of images."
-    d = pod.ODIN(net, eps=eps, temperature=temperature, norm_std=run.profile.data.std)
-    return torch.cat([-d(channels_last(x)).double().cpu() for x,_ in batches(ds, run.profile.evaluation.batch_size, eval_transform(run.profile.data), device=run.device)])
+    d = pod.ODIN(net, eps=eps, temperature=temperature, norm_std=fmt.std)
+    loader = batches(ds, batch_size, eval_transform(fmt), device=device_of(net))
+    return torch.cat([-d(channels_last(x)).double().cpu() for x,_ in loader])
 
-# %% ../nbs/08_evaluation.ipynb #fdfce8f5
-def control_sets(
-    run:Run,
-    test:ImageSet,
-    path,                # where the autoencoder's images are kept
-    per_class:int=250    # images of each class that go through it
-)->dict: # name -> ImageSet
-    "ID images that bear the generator's marks: `vae` and, if the profile decodes class names, `generated`."
-    few = test.subset(torch.cat([(test.labels==c).nonzero().flatten()[:per_class] for c in range(len(test.classes))]))
-    if path.exists(): vae = ImageSet('vae', load_tensors(path)['images'], few.labels, few.classes)
-    else:
-        vae = through_vae(few, load_foundation(run.profile, run.device), run.profile)
-        save_tensors(path, images=vae.images)
-    plain = [n for n,p in run.profile.decoding.pools.items() if p.source=='class_names']
-    controls = dict(vae=vae, **({'generated':pool_set(run.stage('decoding').require()/plain[0], run.profile.data.classes, run.profile.data.greyscale)} if plain else {}))
-    for s in controls.values(): s.group = 'control'
-    return controls
-
-def evaluation_sets(run:Run, stage:Stage)->dict:
-    "Every image set that is scored: ID validation and test images, validation outliers, OOD test sets, controls."
-    p = run.profile
-    sets = {'ID validation':id_set(p.data,'validation'), 'ID test':id_set(p.data,'test')}
-    if p.data.validation_outliers: sets['validation outliers'] = validation_outliers(p.data)
-    return sets | ood_sets(p.data) | control_sets(run, sets['ID test'], stage/'vae.safetensors')
-
-# %% ../nbs/08_evaluation.ipynb #d7c1e3f8
-def outputs_folder(run:Run):
-    "Where outputs of this run's classifiers on its images are kept; named by the results of the stages they come from."
-    made_from = run.stage('evaluation').inputs['stages']
-    return run.folder/'outputs'/f'{seed_for(run.seed,sorted(made_from.items())):016x}'
-
-def cached_outputs(
-    run:Run,
-    contender:str,
-    sets:dict, # name -> ImageSet
-    bar=None,  # tqdm, told of each set
-    mirrored=False # of their mirror images instead
-)->dict: # name -> Outputs
-    "Outputs of a contender on image sets, computed at most once."
-    path = outputs_folder(run)/f'{contender}{".mirrored"*mirrored}.safetensors'
-    kept = load_tensors(path) if path.exists() else {}
-    missing = [n for n in sets if f'{n}.logits' not in kept]
-    net = load_classifier(run, contender) if missing else None
-    for n in missing:
-        o = outputs(net, sets[n], run.profile, run.device, mirrored)
-        kept |= {f'{n}.logits':o.logits, f'{n}.features':o.features}
-        if bar is not None: bar.set_postfix_str(f'{contender}: {n}')
-    if missing: save_tensors(path, **kept)
-    return {n:Outputs(kept[f'{n}.logits'], kept[f'{n}.features'], s.labels) for n,s in sets.items()}
-
-# %% ../nbs/08_evaluation.ipynb #cafeb96e
-class Scorer:
-    "One contender on image sets, scored by any detector; what detectors read is computed at most once."
+# %% ../nbs/08_evaluation.ipynb #08de0002
+class Detector:
+    "A classifier and a rule that scores images by it: `detector(images)` gives scores (N,) float64 on the CPU, higher = more ID."
     def __init__(self,
-        run:Run, contender:str,
-        sets:dict,      # name -> ImageSet, 'ID validation' among them
-        train:ImageSet, # read when a detector asks for it
-        bar=None        # tqdm, told of each set
+        net:nn.Module,           # a classifier of timm's kind, see `make_backbone`
+        fmt:ImageFormat,         # what images become before it sees them
+        name:str='energy',       # a key of `DETECTORS`, 'combined', 'fisher' or 'odin'
+        train:ImageSet=None,     # training images, for the rules that read features
+        validation:ImageSet=None,# other ID images, for 'combined', 'fisher' and 'kl_matching'
+        **settings               # T, neighbour, batch_size, and the rule's own, see `fit_detector` and `odin`
     ):
-        self.run,self.contender,self.sets,self.train,self.bar = run,contender,sets,train,bar
-        self.net,self.outs,self.again = load_classifier(run, contender),cached_outputs(run, contender, sets, bar),{}
-    def __call__(self,
-        detector:str,
-        names=None,     # of sets; default: all
-        mirrored=False, # the mean of the scores of an image and its mirror image
-        **settings      # of the detector, see `GRIDS`
-    )->dict: # set -> scores (N,) float64, higher = more ID
-        if detector=='odin': return self.odin(names or self.sets, **settings)
-        if reads_features(detector) and 'ID train' not in self.outs: self.outs |= cached_outputs(self.run, self.contender, {'ID train':self.train}, self.bar)
-        seen = self.pairs() if mirrored else self.outs
-        score = fit_detector(detector, self.run, self.net.get_classifier(), self.outs.get('ID train'), seen['ID validation'], **settings)
-        return {n:score(seen[n]) for n in names or self.sets}
-    def pairs(self)->dict: # set -> (Outputs, Outputs of the mirror images)
-        if not self.again: self.again = cached_outputs(self.run, self.contender, self.sets, self.bar, mirrored=True)
-        return {n:(self.outs[n],self.again[n]) for n in self.sets}
-    def odin(self, names, **settings):
-        path = outputs_folder(self.run)/f'{self.contender}.odin.safetensors'
-        kept,key = load_tensors(path) if path.exists() else {},lambda n: f'{n}/{sorted(settings.items())}'
-        missing = [n for n in names if key(n) not in kept]
-        for n in missing: kept[key(n)] = odin(self.run, self.net, self.sets[n], **settings)
-        if missing: save_tensors(path, **kept)
-        return {n:kept[key(n)] for n in names}
+        self.net,self.fmt,self.settings,self.score = net,fmt,settings,None
+        if name=='odin': return
+        seen = [outputs(net, ds, fmt) if ds is not None else None for ds in (train if reads_features(name) else None, validation)]
+        self.score = fit_detector(name, net.get_classifier(), *seen, **settings)
+    def __call__(self, ds:ImageSet)->Tensor: # (N,) float64 on the CPU, higher = more ID
+        return self.score(outputs(self.net, ds, self.fmt)) if self.score else odin(self.net, ds, self.fmt, **self.settings)
 
 # %% ../nbs/08_evaluation.ipynb #fd39d7bd
 GRIDS = dict( # detector: {parameter: values to try}; a detector that is not here has none
@@ -283,7 +217,7 @@ GRIDS = dict( # detector: {parameter: values to try}; a detector that is not her
     odin=dict(eps=[0.0,0.0014,0.0028], temperature=[1.0,1000.0]))
 
 def detector_trials(
-    scorer:Scorer, # with the sets 'ID validation' and 'validation outliers'
+    scorer:Callable, # (detector, names of sets, mirrored=, **settings) -> their scores, see `Scorer`; with its `sets` and `train`
     detector:str,
     mirrored=False # see `Scorer`
 )->pd.DataFrame: # settings, auroc: a row for each point of the grid
@@ -297,62 +231,26 @@ def detector_trials(
         rows.append(dict(settings=settings, auroc=ood_metrics(*s.values())['auroc']))
     return pd.DataFrame(rows)
 
-def tune_detector(scorer:Scorer, detector:str, mirrored=False)->dict: # parameter -> value
+def tune_detector(scorer:Callable, detector:str, mirrored=False)->dict: # parameter -> value
     "The settings with the best AUROC on validation data; the first of equals. Raises what `detector_trials` raises."
     trials = detector_trials(scorer, detector, mirrored)
     return trials.settings[trials.auroc.idxmax()]
 
-# %% ../nbs/08_evaluation.ipynb #fe7971f4
-def score_contender(
-    run:Run, contender:str,
-    methods:dict,     # of the profile, those of this contender
-    sets:dict,        # name -> ImageSet, see `evaluation_sets`
-    train:ImageSet,
-    bar=None
-)->tuple: # {'method/set': scores}; {'ID validation': accuracy, 'ID test': accuracy}; {method: settings chosen for its detector}
-    "Scores of all methods of one contender on all sets."
-    scorer,scores,chosen = Scorer(run, contender, sets, train, bar),{},{}
-    for name,m in methods.items():
-        if m.tuned: chosen[name] = tune_detector(scorer, m.detector, m.mirrored)
-        scores |= {f'{name}/{s}':v for s,v in scorer(m.detector, mirrored=m.mirrored, **chosen.get(name,{})).items()}
-    return scores, {s:accuracy(scorer.outs[s], len(run.profile.data.classes)) for s in ('ID validation','ID test')}, chosen
-
 # %% ../nbs/08_evaluation.ipynb #c5ba204d
 def metrics_table(
-    run:Run,
+    methods:dict,    # name -> Method
     scores:dict,     # 'method/set' -> (N,)
     accuracies:dict, # contender -> {'ID validation': .., 'ID test': ..}
     sets:dict,       # name -> ImageSet: the OOD sets to measure
-    reference:str    # 'ID test' or 'ID validation'
+    reference:str,   # 'ID test' or 'ID validation'
+    seed:int=0       # of the run
 )->pd.DataFrame: # a row for each method and OOD set; shares in [0,1]
     "The measures of every method on every OOD set."
-    return pd.DataFrame([dict(method=name, ood_set=s, group=ds.group or 'validation', seed=run.seed) | (m := ood_metrics(scores[f'{name}/{reference}'], scores[f'{name}/{s}'])) |
+    return pd.DataFrame([dict(method=name, ood_set=s, group=ds.group or 'validation', seed=seed) | (m := ood_metrics(scores[f'{name}/{reference}'], scores[f'{name}/{s}'])) |
                          dict(id_acc=accuracies[method.contender][reference], fpr95_openood=m['fpr95_openood'])
-                         for name,method in run.profile.evaluation.methods.items() for s,ds in sets.items()])[COLUMNS]
+                         for name,method in methods.items() for s,ds in sets.items()])[COLUMNS]
 
 COLUMNS = ['method','ood_set','group','seed','fpr95','auroc','aupr_in','aupr_out','id_acc','fpr95_openood']
-
-# %% ../nbs/08_evaluation.ipynb #a0d9b971
-def run_evaluation(run:Run):
-    "The stage: score every method of the profile on every set; write metrics.csv, validation.csv, settings.json (what was chosen for detectors that are tuned) and the scores."
-    stage = run.stage('evaluation')
-    if stage.done: return stage.skip()
-    methods = run.profile.evaluation.methods
-    stage.begin()
-    for old in (run.folder/'outputs').glob('*'):
-        if old!=outputs_folder(run): shutil.rmtree(old)
-    sets,train = evaluation_sets(run, stage),id_set(run.profile.data,'train')
-    scores,accuracies,chosen = {},{},{}
-    with tqdm(dict.fromkeys(m.contender for m in methods.values()), desc='evaluation', unit='contender') as bar:
-        for c in bar:
-            own,accuracies[c],settings = score_contender(run, c, {n:m for n,m in methods.items() if m.contender==c}, sets, train, bar)
-            scores |= own; chosen |= settings
-    save_json(stage/'settings.json', chosen)
-    save_tensors(stage/'scores.safetensors', **scores)
-    ood = {n:s for n,s in sets.items() if s.group}
-    save_table(stage/'metrics.csv', metrics_table(run, scores, accuracies, ood, 'ID test'))
-    if 'validation outliers' in sets: save_table(stage/'validation.csv', metrics_table(run, scores, accuracies, {'validation outliers':sets['validation outliers']}, 'ID validation'))
-    stage.finish()
 
 # %% ../nbs/08_evaluation.ipynb #d9dc6202
 def overview(
@@ -384,115 +282,6 @@ def plot_table(
         ax.set(title=title, xlabel='', ylabel='')
         ax.set_xticklabels([f'{s}\n({metrics[metrics.ood_set==s].group.iloc[0]})' for s in order], rotation=45, ha='right', fontsize=9)
     return fig
-
-# %% ../nbs/08_evaluation.ipynb #c07e5400
-def load_scores(run:Run)->dict: # method -> {set -> (N,) scores}
-    "The scores the stage wrote, higher = more ID."
-    out = {}
-    for k,v in load_tensors(run.stage('evaluation').require()/'scores.safetensors').items():
-        method,s = k.rsplit('/',1)
-        out.setdefault(method,{})[s] = v
-    return {m:out[m] for m in run.profile.evaluation.methods}
-
-def grouped(
-    run:Run,
-    scores:dict # set -> scores, of one method
-)->dict: # 'ID test' | 'near' | 'far' -> scores of all images of the group
-    "Scores of one method, its OOD sets joined by group."
-    groups = {'ID test':[scores['ID test']]}
-    for n,s in run.profile.data.ood.items():
-        if s.group in ('near','far'): groups.setdefault(s.group,[]).append(scores[n])
-    return {g:torch.cat(s) for g,s in sorted(groups.items(), key=lambda i:('ID test','near','far').index(i[0]))}
-
-def chosen_methods(run:Run)->list:
-    "The methods that tell the story: Energy on plain cross-entropy, and Energy on what was trained with sampled outliers."
-    p = run.profile
-    sampled = {n for n,c in p.training.contenders.items() if c.outliers and set(c.outliers.split('+'))&set(p.sampling.pools)}
-    plain = {n for n,c in p.training.contenders.items() if not c.start and not c.outliers}
-    return [n for n,m in p.evaluation.methods.items() if m.detector=='energy' and m.contender in plain|sampled] or list(p.evaluation.methods)[:3]
-
-# %% ../nbs/08_evaluation.ipynb #25f62c44
-def plot_scores(
-    run:Run,
-    methods=None # names; default: `chosen_methods`
-): # matplotlib Figure
-    "Histograms of ID, near and far scores, a row a method; the line is the threshold that accepts 95% of the ID images."
-    methods,scores = methods or chosen_methods(run),load_scores(run)
-    fig,axes = plt.subplots(len(methods), 1, figsize=(8,1.9*len(methods)), squeeze=False, layout='constrained')
-    for ax,m in zip(axes[:,0], methods):
-        groups = grouped(run, scores[m])
-        both = torch.cat(list(groups.values()))
-        edges = np.linspace(both.quantile(.002).item(), both.quantile(.998).item(), 70)
-        for g,s in groups.items(): ax.hist(s.clamp(edges[0],edges[-1]).numpy(), edges, alpha=.5, density=True, label=g)
-        ax.axvline(groups['ID test'].quantile(.05).item(), ls='--', c='k', lw=1)
-        ax.set_title(m, fontsize=10); ax.set_yticks([])
-    axes[0,0].legend(loc='upper left'); axes[-1,0].set_xlabel('score (higher = more ID)')
-    return fig
-
-# %% ../nbs/08_evaluation.ipynb #c18038c0
-def plot_roc(
-    run:Run,
-    methods=None # names, or what to call them: name; default: all
-): # matplotlib Figure
-    "ROC curves of the methods, near and far OOD sets apart."
-    scores = load_scores(run)
-    methods = methods if isinstance(methods,dict) else {m:m for m in methods or scores}
-    there = [g for g in ('near','far') if g in {s.group for s in run.profile.data.ood.values()}]
-    fig,axes = plt.subplots(1, len(there), figsize=(2+5*len(there),4), sharey=True, squeeze=False, layout='constrained')
-    axes = axes[0]
-    for label,m in methods.items():
-        groups = grouped(run, scores[m])
-        for ax,g in zip(axes, there):
-            i,o = groups['ID test'],groups[g]
-            fpr,tpr,_ = roc_curve(np.r_[np.ones(len(i)),np.zeros(len(o))], np.r_[i,o])
-            ax.plot(100*fpr, 100*tpr, label=label, lw=1.3)
-    for ax,g in zip(axes, there):
-        ax.axhline(95, ls=':', c='k'); ax.set(title=f'{g} OOD', xlabel='OOD images accepted (%)', ylim=(50,101))
-    axes[0].set_ylabel('ID images accepted (%)'); fig.legend(*axes[0].get_legend_handles_labels(), loc='outside right', fontsize=9)
-    return fig
-
-# %% ../nbs/08_evaluation.ipynb #02f24abf
-def mistakes(
-    run:Run, method:str,
-    n:int=10 # images a set
-)->dict: # set -> (indices of the images (n,), captions)
-    "The OOD images that a method is surest of, and the ID test images that it doubts most."
-    s,classes,contender = load_scores(run)[method],run.profile.data.classes,run.profile.evaluation.methods[method].contender
-    kept = load_tensors(outputs_folder(run)/f'{contender}.safetensors')
-    worst = {}
-    for ood in run.profile.data.ood:
-        i = s[ood].topk(min(n,len(s[ood]))).indices
-        worst[ood] = i,[classes[c]+'?' for c in kept[f'{ood}.logits'][i].argmax(1).tolist()]
-    i = (-s['ID test']).topk(min(n,len(s['ID test']))).indices
-    return worst | {'ID test':(i, [classes[c] for c in id_set(run.profile.data,'test').labels[i].tolist()])}
-
-def plot_mistakes(
-    run:Run, method:str,
-    n:int=10 # images a set
-): # matplotlib Figure
-    "The images of `mistakes`, a row a set, with the class they were taken for (last row: their own)."
-    worst,sets = mistakes(run, method, n),{**ood_sets(run.profile.data),'ID test':id_set(run.profile.data,'test')}
-    fig,axes = plt.subplots(len(worst), n, figsize=(.95*n,1.12*len(worst)), squeeze=False)
-    for row,(s,(idx,captions)) in zip(axes, worst.items()):
-        for ax in row: ax.axis('off')
-        for ax,x,c in zip(row, sets[s].subset(idx).pixels(run.profile.data.image_size), captions):
-            ax.imshow(x.permute(1,2,0)); ax.set_title(c, fontsize=8, pad=2)
-        row[0].text(-.15, .5, s, transform=row[0].transAxes, ha='right', va='center', fontsize=10)
-    return fig
-
-# %% ../nbs/08_evaluation.ipynb #25d8191d
-def score_all(
-    run:Run, contender:str,
-    detectors=None, # names; default: all
-    tuned:bool=None # choose their parameters on validation data
-)->pd.DataFrame: # as metrics.csv, with detectors for methods
-    "The measures of every detector on one contender of a finished run; its outputs are computed at most once."
-    names = detectors or [*DETECTORS,'odin','combined','fisher']
-    evaluation = run.profile.evaluation.model_copy(update=dict(methods={d:Method(contender=contender, detector=d, tuned=tuned) for d in names}))
-    own = copy(run); own.profile = run.profile.model_copy(update=dict(evaluation=evaluation))
-    sets = evaluation_sets(run, run.stage('evaluation').require())
-    scores,accuracies,_ = score_contender(own, contender, evaluation.methods, sets, id_set(run.profile.data,'train'))
-    return metrics_table(own, scores, {contender:accuracies}, {n:s for n,s in sets.items() if s.group}, 'ID test')
 
 # %% ../nbs/08_evaluation.ipynb #b153fa88
 def _from_counts(i, o): # images with each distinct score, lowest score first; as `ood_metrics`

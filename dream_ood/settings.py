@@ -234,7 +234,7 @@ class Training(Section):
     beta: NonNegative                              # β, weight of L_ood
     temperature: PositiveFloat = 1.0               # T of the energy
     phi: Literal['mlp','linear','monotone'] = 'mlp'
-    contenders: dict[str,Contender]
+    contenders: dict[str,Contender] = {}
 
 SPOILT = ('noise','blur','contrast','rotation','occlusion','JPEG') # what is done to test images under `shifts`
 

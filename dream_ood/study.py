@@ -72,6 +72,11 @@ def drawing(self:Profile)->dict:
     d = self.decoding
     return dict(prompt=self.foundation.prompt, steps=d.steps, guidance=d.guidance, image_size=self.data.image_size, size=d.size)
 
+@patch(as_prop=True)
+def scoring(self:Profile)->dict:
+    "What `fit_detector` takes beside outputs."
+    return dict(T=self.training.temperature, neighbour=self.evaluation.k, batch_size=self.evaluation.batch_size)
+
 @patch
 def backbone(self:Profile, contender:str)->str:
     "What a contender is a network of."

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['PHI', 'VIRTUAL', 'MIXED', 'energy', 'Monotone', 'Phi', 'ood_loss', 'fit_phi', 'vos_outliers', 'npos_outliers', 'Made',
            'Mixed', 'Virtual', 'channels_last', 'regularised_loss', 'training_mode', 'few_classes', 'full_batches',
-           'some_of', 'joined', 'outlier_images', 'features', 'made_outliers', 'through_vae', 'vae_images', 'Plan',
-           'make_plan', 'leg_batches', 'train_leg', 'optimise', 'resume', 'fresh_classifier', 'load_classifier',
-           'energies', 'made_energies', 'starting_phi', 'train_contender', 'run_training', 'summary', 'plot_training',
-           'plot_shown']
+           'some_of', 'joined', 'features', 'device_of', 'made_outliers', 'through_vae', 'vae_sample', 'Plan',
+           'make_plan', 'leg_batches', 'train_leg', 'optimise', 'resume', 'fresh_classifier', 'energies',
+           'made_energies', 'starting_phi', 'train_contender', 'train_classifier']
 
 # %% ../nbs/06_regularized_training.ipynb #45bf189e
 from dataclasses import dataclass
@@ -20,12 +19,10 @@ import matplotlib.pyplot as plt
 from torch import nn,Tensor
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
-from .core import DreamError,atomic,load_tensors,save_table,save_tensors,seed_for
-from .settings import MADE
-from .runs import Run,Stage
-from .plots import image_grid,save_figure,set_style
-from .data import ImageSet,id_set,wide_set,pool_set,train_transform,eval_transform,batches
-from .foundation import load_foundation,vae_roundtrip
+from .core import DreamError,atomic,default_device,generator,seed_for
+from .settings import MADE,Contender,Finetune,ImageFormat,Training
+from .data import ImageSet,batches,eval_transform,train_transform
+from .foundation import vae_roundtrip
 from .latent_space import learning_rate,make_backbone
 
 # %% ../nbs/06_regularized_training.ipynb #f9bea654
@@ -257,14 +254,18 @@ def full_batches(
     yield from batches(ds, batch_size, transform, generator, device, shuffle=not classes, order=order)
 
 # %% ../nbs/06_regularized_training.ipynb #71ec494b
-def some_of(run:Run, pool:str, ds:ImageSet, per_class=None, distance=None)->list: # indices into ds
-    "The images of a sampled pool that have the first places, or the distances, asked for; raises DreamError if there are none."
-    m = pd.read_parquet(run.stage('decoding')/pool/'metadata.parquet').set_index('file')
-    m = m.loc[[f.relative_to(run.stage('decoding')/pool).as_posix() for f in ds.images]].reset_index()
+def some_of(
+    m:pd.DataFrame,     # a row an image: `class`, and `distance` to it
+    per_class:int=None, # the first so many of each class; none: all
+    distance=None,      # and those between these quantiles of the distances of their class
+    called='The outliers' # what errors call them
+)->list: # places of rows; raises DreamError if there are none
+    "The outliers that have the first places, or the distances, asked for."
+    m = m.reset_index(drop=True)
     rank = m.groupby('class').distance.rank(method='first')/m.groupby('class').distance.transform('size')
     lo,hi = distance or (0,1)
     m = m[(rank>lo)&(rank<=hi)].groupby('class').head(per_class or len(m))
-    if m.empty: raise DreamError(f'Pool {pool!r} has no outliers between the quantiles {lo} and {hi} of its distances: widen the range.')
+    if m.empty: raise DreamError(f'{called} has no outliers between the quantiles {lo} and {hi} of its distances: widen the range.')
     return m.index.tolist()
 
 # %% ../nbs/06_regularized_training.ipynb #bb33a385
@@ -278,19 +279,6 @@ def joined(
     images = torch.cat([s.pixels(size)[:,:channels] for s in sets]) if channels else [f for s in sets for f in s.images]
     return ImageSet('+'.join(s.name for s in sets), images, torch.cat([s.labels for s in sets]), sets[0].classes, greyscale=sets[0].greyscale)
 
-def outlier_images(
-    run:Run,
-    names:str,          # 'wide' (real images), a decoded pool, or several joined by +
-    per_class:int=None, # of a sampled pool, the first so many of each class; none: all
-    distance=None       # and those between these quantiles of the k-NN distance to their class
-)->ImageSet:
-    "The outliers a contender is shown."
-    def one(name):
-        if name=='wide': return wide_set(run.profile.data)
-        ds = pool_set(run.stage('decoding').require()/name, run.profile.data.classes, run.profile.data.greyscale)
-        return ds.subset(some_of(run, name, ds, per_class, distance)) if per_class or distance else ds
-    return joined(*map(one, names.split('+')), size=run.profile.data.image_size)
-
 # %% ../nbs/06_regularized_training.ipynb #36b2c1a3
 def features(
     net:nn.Module,
@@ -299,53 +287,50 @@ def features(
     "What the last layer reads."
     return net.forward_head(net.forward_features(x), pre_logits=True)
 
+def device_of(net:nn.Module)->str: # 'cuda' or 'cpu'
+    "Where a network is."
+    return next(net.parameters()).device.type
+
 @torch.no_grad()
 def made_outliers(
-    run:Run,
     kind:str,      # a key of `MIXED` or `VIRTUAL`
     n:int,         # outliers a step
     net:nn.Module, # the network that training starts from
-    train:ImageSet
-)->Made: # on the run's device; a queue is filled with the network's features of training images
+    train:ImageSet,
+    fmt:ImageFormat,
+    seed:int=0
+)->Made: # on the network's device; a queue is filled with the network's features of training images
     "What makes a contender's outliers while it trains."
-    args = kind,n,len(train.classes),seed_for(run.seed,'training','made')
-    if kind in MIXED: return Mixed(*args).to(run.device)
-    made = Virtual(*args, width=net.get_classifier().in_features).to(run.device)
-    size,g = made.queue.shape[1],run.generator('training','queue')
+    args,device = (kind,n,len(train.classes),seed_for(seed,'training','made')),device_of(net)
+    if kind in MIXED: return Mixed(*args).to(device)
+    made = Virtual(*args, width=net.get_classifier().in_features).to(device)
+    size,g = made.queue.shape[1],generator(seed,'training','queue')
     order = torch.randperm(len(train), generator=g)
     each = [order[train.labels[order]==c][:size] for c in range(len(train.classes))]
     each = [i.repeat(-(-size//len(i)))[:size] for i in each]    # a small class is repeated until the queue is full
     net.eval()
-    for x,y in batches(train.subset(torch.cat(each)), 500, eval_transform(run.profile.data), device=run.device): made.push(features(net, channels_last(x)).float(), y)
+    for x,y in batches(train.subset(torch.cat(each)), 500, eval_transform(fmt), device=device): made.push(features(net, channels_last(x)).float(), y)
     return made
 
 # %% ../nbs/06_regularized_training.ipynb #6351b97a
 def through_vae(
     ds:ImageSet,
     pipe,          # the foundation, see `load_foundation`
-    profile,
+    fmt:ImageFormat,
     name='vae'     # of the new set
 )->ImageSet: # in memory, in the same order
     "Images as the foundation's autoencoder gives them back."
-    x = vae_roundtrip(pipe, ds.pixels(profile.data.image_size))
-    if profile.data.greyscale: x = x.float().mean(1,keepdim=True).round().byte()
+    x = vae_roundtrip(pipe, ds.pixels(fmt.image_size))
+    if fmt.greyscale: x = x.float().mean(1,keepdim=True).round().byte()
     return ImageSet(name, x, ds.labels, ds.classes, ds.group, ds.greyscale)
 
-def vae_images(
-    run:Run,
+def vae_sample(
     train:ImageSet,
-    path,          # where they are kept
+    seed:int=0,
     most:int=2000  # at most so many
-)->ImageSet: # or None if the profile asks for none
-    "Training images for the autoencoder's share of the fine-tuning batches; made once for all contenders."
-    t = run.profile.training
-    if not any(f.vae_fraction for f in (t.finetune, *(c.finetune for c in t.contenders.values() if c.finetune))): return None
-    idx = torch.randperm(len(train), generator=run.generator('training','vae'))[:most]
-    some = train.subset(idx)
-    if path.exists(): return ImageSet('vae', load_tensors(path)['images'], some.labels, some.classes)
-    again = through_vae(some, load_foundation(run.profile, run.device), run.profile)
-    save_tensors(path, images=again.images)
-    return again
+)->ImageSet:
+    "The training images that go through the autoencoder, for its share of the fine-tuning batches."
+    return train.subset(torch.randperm(len(train), generator=generator(seed,'training','vae'))[:most])
 
 # %% ../nbs/06_regularized_training.ipynb #cde73f88
 @dataclass(frozen=True)
@@ -366,12 +351,12 @@ class Plan:
     def warmup(self)->float: return 0.1 if self.from_scratch else 0.
 
 def make_plan(
-    run:Run,
-    contender, # of the profile
+    t:Training,
+    contender:Contender,
     n:int      # training images
 )->Plan:
     "The plan of a contender: from scratch for all epochs, or a fine-tuning."
-    t,own = run.profile.training,contender.finetune
+    own = contender.finetune
     f = t.finetune.model_copy(update=own.model_dump(exclude_none=True) if own else {})
     if contender.start:
         size = min(f.batch_size, n)
@@ -381,15 +366,18 @@ def make_plan(
 
 # %% ../nbs/06_regularized_training.ipynb #a20d1ccf
 def leg_batches(
-    run:Run, plan:Plan, leg:int,
+    plan:Plan, leg:int,
     train:ImageSet,
+    fmt:ImageFormat,
     outliers:ImageSet=None,
-    vae:ImageSet=None,
-    classes:int=None # the outliers of a step are those of so many classes
+    vae:ImageSet=None, # ID images that have been through the autoencoder
+    classes:int=None,  # the outliers of a step are those of so many classes
+    seed:int=0,
+    device='cpu'
 ): # yields x (B,3,H,W), y (B,), out (B',3,H,W) or None
-    "The batches of one leg. ID images depend on the run, the kind of plan and the leg: never on the contender."
-    n,t = plan.legs[leg],train_transform(run.profile.data)
-    def stream(what, ds, size, *more): return full_batches(ds, n, size, t, run.generator('training',plan.kind,what,leg), run.device, *more)
+    "The batches of one leg. ID images depend on the seed, the kind of plan and the leg: never on the contender."
+    n,t = plan.legs[leg],train_transform(fmt)
+    def stream(what, ds, size, *more): return full_batches(ds, n, size, t, generator(seed,'training',plan.kind,what,leg), device, *more)
     v = plan.vae if vae is not None else 0
     real = stream('id', train, plan.batch_size-v) if v<plan.batch_size else [(None,None)]*n
     again = stream('vae', vae, v) if v else [(None,None)]*n
@@ -458,140 +446,114 @@ def resume(checkpoint, parts:dict)->list:
 
 # %% ../nbs/06_regularized_training.ipynb #f931e24e
 def fresh_classifier(
-    run:Run, *names,
-    backbone=None # default: the profile's
-)->nn.Module: # on the run's device
-    "An untrained classifier; its weights depend on the run's seed and `names`."
+    backbone:str,    # see `make_backbone`
+    n_classes:int,
+    image_size:int,  # pixels
+    seed:int=0,
+    *names,          # other names, other weights
+    device:str=None  # default: the GPU, if there is one
+)->nn.Module: # on the device
+    "An untrained classifier; its weights depend on the seed and `names`."
     with torch.random.fork_rng():
-        torch.manual_seed(seed_for(run.seed, 'training', 'weights', *names))
-        return make_backbone(backbone or run.profile.training.backbone, len(run.profile.data.classes), run.profile.data.image_size).to(run.device)
-
-def load_classifier(
-    run:Run,
-    contender:str,   # its name in the profile
-    stage:Stage=None # default: the finished training stage
-)->nn.Module: # on the run's device, for evaluation
-    "A trained contender. Raises DreamError if it is not there or does not fit the profile."
-    if contender not in run.profile.training.contenders: raise DreamError(f'There is no contender {contender!r}: the profile trains {list(run.profile.training.contenders)}.')
-    path = (stage or run.stage('training').require())/f'{contender}.safetensors'
-    net,state = fresh_classifier(run, backbone=run.profile.backbone(contender)),load_tensors(path)
-    try: net.load_state_dict({k.removeprefix('net.'):v for k,v in state.items() if k.startswith('net.')})
-    except RuntimeError: raise DreamError(f'{str(path)!r} is not a classifier of this profile (another backbone or number of classes): run the training stage again.') from None
-    return net.eval()
+        torch.manual_seed(seed_for(seed, 'training', 'weights', *names))
+        return make_backbone(backbone, n_classes, image_size).to(device or default_device())
 
 # %% ../nbs/06_regularized_training.ipynb #28749922
 @torch.no_grad()
 def energies(
     net:nn.Module,
     ds:ImageSet,
-    run:Run,
+    fmt:ImageFormat,
+    T:float=1.,          # temperature
     n:int=None,          # a random sample of so many images; default: all
+    seed:int=0,          # of the sample
     batch_size:int=500
 )->Tensor: # (n,) on the CPU
     "Energies of images under a network, without augmentation."
     net.eval()
-    if n is not None: ds = ds.subset(torch.randperm(len(ds), generator=run.generator('training','sample'))[:n])
-    T = run.profile.training.temperature
-    return torch.cat([energy(net(channels_last(x)).float(),T).cpu() for x,_ in batches(ds, batch_size, eval_transform(run.profile.data), device=run.device)])
+    if n is not None: ds = ds.subset(torch.randperm(len(ds), generator=generator(seed,'training','sample'))[:n])
+    return torch.cat([energy(net(channels_last(x)).float(),T).cpu() for x,_ in batches(ds, batch_size, eval_transform(fmt), device=device_of(net))])
 
 @torch.no_grad()
 def made_energies(
     net:nn.Module,
     made:Made,
     train:ImageSet,
-    run:Run,
+    fmt:ImageFormat,
+    T:float=1.,    # temperature
+    seed:int=0,
     n:int=512      # of virtual outliers; mixed ones come from one batch of as many images
 )->Tensor: # (n',) on the CPU
     "Energies of outliers that are made while training, under a network."
     net.eval()
     if isinstance(made, Virtual): logits = net.get_classifier()(made.sample(n))
     else:
-        some = train.subset(torch.randperm(len(train), generator=run.generator('training','mixed'))[:n])
-        x,y = next(iter(batches(some, n, eval_transform(run.profile.data), device=run.device)))
+        some = train.subset(torch.randperm(len(train), generator=generator(seed,'training','mixed'))[:n])
+        x,y = next(iter(batches(some, n, eval_transform(fmt), device=device_of(net))))
         logits = net(channels_last(made(x,y)))
-    return energy(logits.float(), run.profile.training.temperature).cpu()
+    return energy(logits.float(), T).cpu()
 
-def starting_phi(run:Run, kind:str, net:nn.Module, train:ImageSet, outliers, fitted:bool)->Phi: # outliers: ImageSet or `Made`
-    "φ before training, on the run's device; `fitted` to the starting network's energies."
+def starting_phi(
+    kind:str,        # see `Phi`
+    net:nn.Module,   # the network that training starts from
+    train:ImageSet,
+    outliers,        # ImageSet or `Made`
+    fmt:ImageFormat,
+    fitted:bool,     # to the energies of that network
+    T:float=1.,      # temperature
+    seed:int=0
+)->Phi: # on the network's device
+    "φ before training."
     with torch.random.fork_rng():
-        torch.manual_seed(seed_for(run.seed, 'training', 'phi'))
+        torch.manual_seed(seed_for(seed, 'training', 'phi'))
         phi = Phi(kind)
-    if fitted: fit_phi(phi, energies(net,train,run,512), made_energies(net,outliers,train,run) if isinstance(outliers,Made) else energies(net,outliers,run,512))
-    return phi.to(run.device)
+    if fitted:
+        shown = made_energies(net,outliers,train,fmt,T,seed) if isinstance(outliers,Made) else energies(net,outliers,fmt,T,512,seed)
+        fit_phi(phi, energies(net,train,fmt,T,512,seed), shown)
+    return phi.to(device_of(net))
 
 # %% ../nbs/06_regularized_training.ipynb #6b30f738
 def train_contender(
-    run:Run,
-    name:str,         # of a contender in the profile
-    stage:Stage,      # the begun training stage
+    t:Training,
+    c:Contender,       # how this one differs
+    net:nn.Module,     # what it starts from; trained in place
     train:ImageSet,
-    vae:ImageSet=None # see `vae_images`
-):
-    "Train one contender, or finish it; writes NAME.csv (a row a step) and then NAME.safetensors (the network and φ)."
-    t,c = run.profile.training,run.profile.training.contenders[name]
-    plan = make_plan(run, c, len(train))
-    net = load_classifier(run, c.start, stage) if c.start else fresh_classifier(run, backbone=c.backbone)
-    made = made_outliers(run, c.outliers, plan.outliers, net, train) if c.outliers in MADE else None
-    outliers = made or (outlier_images(run, c.outliers, c.per_class, c.distance) if c.outliers else None)
-    phi = starting_phi(run, c.phi or t.phi, net, train, outliers, fitted=not plan.from_scratch) if outliers else None
-    checkpoint = stage/f'{name}.checkpoint.pt'
-    history = optimise(net, phi, plan, lambda leg: leg_batches(run, plan, leg, train, None if made else outliers, vae, c.classes_a_step), t.weight_decay,
-                       t.beta if c.beta is None else c.beta, t.temperature, checkpoint, name, made)
-    save_table(stage/f'{name}.csv', history)
-    save_tensors(stage/f'{name}.safetensors', **{f'net.{k}':v for k,v in net.state_dict().items()}, **({f'phi.{k}':v for k,v in phi.state_dict().items()} if phi else {}))
-    checkpoint.unlink(missing_ok=True)
+    fmt:ImageFormat,
+    outliers:ImageSet=None, # none: without, or of `c.outliers` that are made while training
+    vae:ImageSet=None, # ID images that have been through the autoencoder
+    seed:int=0,
+    checkpoint=None,   # a path; none: nothing is kept
+    desc='training'
+)->tuple: # the network; φ, or None without outliers; a table with a row a step
+    "Train one contender, or finish it."
+    plan,device = make_plan(t, c, len(train)),device_of(net)
+    made = made_outliers(c.outliers, plan.outliers, net, train, fmt, seed) if c.outliers in MADE else None
+    T,shown = t.temperature,made or outliers
+    phi = starting_phi(c.phi or t.phi, net, train, shown, fmt, not plan.from_scratch, T, seed) if shown else None
+    def loader(leg): return leg_batches(plan, leg, train, fmt, outliers, vae, c.classes_a_step, seed, device)
+    return net, phi, optimise(net, phi, plan, loader, t.weight_decay, t.beta if c.beta is None else c.beta, T, checkpoint, desc, made)
 
-# %% ../nbs/06_regularized_training.ipynb #01a575bb
-def run_training(run:Run):
-    "The stage: train every contender of the profile on equal terms."
-    stage = run.stage('training')
-    if stage.done: return stage.skip()
-    stage.begin()
-    train = id_set(run.profile.data,'train')
-    vae = vae_images(run, train, stage/'vae.safetensors')
-    for name in run.profile.training.contenders:
-        if not (stage/f'{name}.safetensors').exists(): train_contender(run, name, stage, train, vae)
-    save_table(stage/'summary.csv', summary(run, stage))
-    stage.finish()
-
-def summary(run:Run, stage:Stage)->pd.DataFrame:
-    "What each contender was trained on and how well it knows the ID validation images."
-    v,rows = id_set(run.profile.data,'validation'),[]
-    for name,c in run.profile.training.contenders.items():
-        net,history = load_classifier(run, name, stage),pd.read_csv(stage/f'{name}.csv')
-        with torch.no_grad(): hits = torch.cat([(net(channels_last(x)).argmax(1)==y).cpu() for x,y in batches(v, 500, eval_transform(run.profile.data), device=run.device)])
-        rows.append(dict(contender=name, start=c.start or 'scratch', outliers=c.outliers or 'none', steps=len(history),
-                         final_ce=history.ce[-50:].mean(), final_l_ood=history.l_ood[-50:].mean() if c.outliers else float('nan'), validation_accuracy=100*hits.float().mean().item()))
-    return pd.DataFrame(rows)
-
-# %% ../nbs/06_regularized_training.ipynb #e7d468bb
-def plot_training(run:Run):
-    "Cross-entropy and L_ood of every fine-tuned contender, step by step. A matplotlib Figure."
-    stage = run.stage('training').require()
-    tuned = {n:pd.read_csv(stage/f'{n}.csv') for n,c in run.profile.training.contenders.items() if c.start}
-    fig,(a,b) = plt.subplots(1, 2, figsize=(11,3.4), layout='constrained')
-    for n,h in tuned.items():
-        smooth = h.rolling(20,min_periods=1).mean()
-        line, = a.plot(smooth.ce, label=n)
-        if h.l_ood.any(): b.plot(smooth.l_ood, color=line.get_color())
-    b.axhline(np.log(2), ls=':', c='k')
-    a.set(xlabel='step', ylabel='cross-entropy'); b.set(xlabel='step', ylabel='$\\mathcal{L}_{ood}$'); fig.legend(loc='outside right')
-    return fig
-
-# %% ../nbs/06_regularized_training.ipynb #0da30993
-def plot_shown(run:Run):
-    "Energies of ID validation images and of the outliers a contender was trained on, before and after. A matplotlib Figure."
-    v,cs = id_set(run.profile.data,'validation'),{n:c for n,c in run.profile.training.contenders.items() if c.start and c.outliers and c.outliers not in MADE}
-    if not cs: return None
-    fig,axes = plt.subplots(len(cs), 2, figsize=(10,1.6*len(cs)), sharex=True, squeeze=False, layout='constrained')
-    for row,(n,c) in zip(axes, cs.items()):
-        out = outlier_images(run, c.outliers, c.per_class, c.distance)
-        for ax,which in zip(row, (c.start,n)):
-            net = load_classifier(run, which)
-            E = {label:energies(net,ds,run,250) for label,ds in (('ID validation',v),(f'outliers: {c.outliers}',out))}
-            edges = np.linspace(*np.quantile(torch.cat(list(E.values())), (.005,.995)), 50)
-            for label,e in E.items(): ax.hist(e.numpy(), edges, alpha=.6, density=True, label=label)
-            ax.set_title(which, fontsize=10); ax.set_yticks([])
-        row[0].legend(fontsize=8)
-    fig.supxlabel('energy')
-    return fig
+# %% ../nbs/06_regularized_training.ipynb #06de0005
+def train_classifier(
+    train:ImageSet,         # with labels and classes
+    outliers:ImageSet=None, # pictures of other things; none: a plain classifier
+    fmt:ImageFormat=ImageFormat(image_size=32),
+    backbone:str='resnet18',# see `make_backbone`
+    epochs:int=10,          # of cross-entropy
+    steps:int=200,          # of fine-tuning with outliers
+    lr:float=.05,           # the highest learning rate; of fine-tuning `finetune_lr`
+    finetune_lr:float=.01,
+    batch_size:int=64,      # ID images a step
+    outlier_batch_size:int=32,
+    beta:float=1.,          # β, weight of L_ood
+    weight_decay:float=5e-4,
+    seed:int=0,
+    device:str=None         # default: the GPU, if there is one
+)->nn.Module: # on the device, for evaluation: x (B,3,H,W) -> logits (B,C). Raises DreamError if the loss is no number
+    "Train a classifier, and then, if there are outliers, teach it to doubt them (Dream-OOD, Section 3.3)."
+    f = Finetune(steps=steps, lr=finetune_lr, batch_size=batch_size, outlier_batch_size=outlier_batch_size)
+    t = Training(backbone=backbone, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, finetune=f, beta=beta)
+    net = fresh_classifier(backbone, len(train.classes), fmt.image_size, seed, device=device)
+    net,_,_ = train_contender(t, Contender(), net, train, fmt, seed=seed, desc='classifier')
+    if outliers is not None: net,_,_ = train_contender(t, Contender(start='classifier'), net, train, fmt, outliers, seed=seed, desc='with outliers')
+    return net.eval()

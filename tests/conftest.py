@@ -7,7 +7,7 @@ from dream_ood.foundation import tiny_pipeline
 from dream_ood.core import save_json
 from dream_ood.study import Profile,load_profile
 from dream_ood.runs import Run
-from dream_ood.training import run_training
+from dream_ood.stages import run_training
 
 ROOT = Path(__file__).parent.parent
 

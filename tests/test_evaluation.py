@@ -12,9 +12,11 @@ from dream_ood.study import *
 from dream_ood.runs import *
 from dream_ood.plots import *
 from dream_ood.settings import Method
-from dream_ood import evaluation
+from dream_ood import evaluation,stages
+from dream_ood.stages import *
 from dream_ood.evaluation import *
-from dream_ood.training import channels_last,load_classifier
+from dream_ood.training import channels_last
+from dream_ood.stages import classifier_of
 from conftest import tiny_profile
 
 @pytest.mark.parametrize('seed', range(8))
@@ -63,6 +65,8 @@ def made():
     def outs(f, y): return Outputs((f@head.weight.T+head.bias).detach(), f, y)
     return head,outs(f,y),outs(torch.randn(50,16,generator=g).relu()*2,y[:50]),outs(torch.randn(80,16,generator=g).relu(),y[:80])
 
+def usual_of(run): return run.profile.scoring
+
 @pytest.fixture
 def a_run(foundation, tmp_path): return Run.open(tiny_profile(foundation), 0, tmp_path)
 
@@ -78,7 +82,7 @@ def usual(name, net, run): # a detector of pytorch-ood as its documentation uses
 
 @pytest.mark.parametrize('name', [n for n in ALL if n not in ('combined','fisher')])
 def test_scores_equal_pytorch_ood_on_the_network(name, trained):
-    p,net = trained.profile,load_classifier(trained,'plain')
+    p,net = trained.profile,classifier_of(trained,'plain')
     sets = {'ID validation':id_set(p.data,'validation'), 'validation outliers':validation_outliers(p.data)}
     loader = lambda ds: list(batches(ds, p.evaluation.batch_size, eval_transform(p.data)))
     d = usual(name, net, trained)
@@ -93,38 +97,38 @@ def test_settings_reach_the_detector(made, a_run):
     want = dict(gen=({'gamma':.5,'M':2}, pod.GEN(None,gamma=.5,M=2).predict_logits(x.logits)), knn=({'k':3}, pod.KNN(None,k=3).fit_features(train.features,train.labels).predict_features(x.features)),
                 react=({'percentile':.5}, pod.ReAct(None,head,percentile=.5).fit_feature_maps(train.features,train.labels).predict_feature_maps(x.features)),
                 dice=({'p':.3}, pod.DICE(None,head.weight,head.bias,p=.3).fit_features(train.features,train.labels).predict_features(x.features)))
-    for n,(settings,s) in want.items(): assert torch.allclose(fit_detector(n,a_run,head,train,val,**settings)(x), -s.double(), atol=1e-5), n
+    for n,(settings,s) in want.items(): assert torch.allclose(fit_detector(n,head,train,val,**usual_of(a_run),**settings)(x), -s.double(), atol=1e-5), n
 
 def test_every_detector_scores_one_image(made, a_run):
     head,train,x,val = made
     one = Outputs(*(t[:1] for t in x))
     for n in [*DETECTORS,'combined','fisher']:   # odin reads images
-        s = fit_detector(n,a_run,head,train,val)
+        s = fit_detector(n,head,train,val,**usual_of(a_run))
         assert torch.allclose(s(one), s(x)[:1], atol=1e-5), n
 
 def test_combined_is_the_smaller_percentile(made, a_run):
     head,train,x,val = made
     ranks = []
     for n in ('energy','knn'):
-        s = fit_detector(n,a_run,head,train)
+        s = fit_detector(n,head,train,**usual_of(a_run))
         ranks.append([np.mean(s(val).numpy()<=v) for v in s(x).numpy()])
-    assert np.allclose(fit_detector('combined',a_run,head,train,val)(x), np.minimum(*ranks))
+    assert np.allclose(fit_detector('combined',head,train,val,**usual_of(a_run))(x), np.minimum(*ranks))
 
 def test_fisher_is_the_statistic_of_fishers_method(made, a_run):
     head,train,x,val = made
     ps = []
     for n in ('energy','mahalanobis'):
-        s = fit_detector(n,a_run,head,train)
+        s = fit_detector(n,head,train,**usual_of(a_run))
         ps.append([(1+np.sum(s(val).numpy()<=v))/(1+len(val.labels)) for v in s(x).numpy()])
     want = [stats.combine_pvalues(p, method='fisher').statistic/-2 for p in zip(*ps)]
-    assert np.allclose(fit_detector('fisher',a_run,head,train,val)(x), want)
-    other = fit_detector('fisher',a_run,head,train,val,second='knn')(x)
+    assert np.allclose(fit_detector('fisher',head,train,val)(x), want)
+    other = fit_detector('fisher',head,train,val,second='knn',neighbour=5)(x)
     assert not np.allclose(other, want) and (other<=0).all()
 
 def test_too_few_images_to_fit_is_one_sentence(made, a_run):
     head,train,*_ = made
-    with pytest.raises(DreamError, match='cannot be fitted to 2 images'): fit_detector('knn', a_run, head, Outputs(*(t[:2] for t in train)))
-    with pytest.raises(DreamError, match='a class has none'): fit_detector('mahalanobis', a_run, head, train._replace(labels=train.labels*2))
+    with pytest.raises(DreamError, match='cannot be fitted to 2 images'): fit_detector('knn', head, Outputs(*(t[:2] for t in train)), neighbour=5)
+    with pytest.raises(DreamError, match='a class has none'): fit_detector('mahalanobis', head, train._replace(labels=train.labels*2))
 
 def test_tuning_reads_validation_sets_alone(trained, monkeypatch):
     p = trained.profile
@@ -143,7 +147,7 @@ def test_odin_is_computed_once(trained, monkeypatch):
     sets = {'ID validation':id_set(trained.profile.data,'validation')}
     scorer = Scorer(trained, 'dreams', sets, None)
     first,other = scorer('odin'),scorer('odin',eps=.01)
-    monkeypatch.setattr(evaluation, 'odin', lambda *a,**k: pytest.fail('a network was run'))
+    monkeypatch.setattr(stages, 'odin', lambda *a,**k: pytest.fail('a network was run'))
     assert scorer('odin')['ID validation'].equal(first['ID validation']) and not other['ID validation'].equal(first['ID validation'])
 
 def test_accuracy_refuses_what_does_not_fit(made):
@@ -154,9 +158,8 @@ def test_accuracy_refuses_what_does_not_fit(made):
     with pytest.raises(DreamError, match='4 outputs for 5 classes'): accuracy(x,5)
 
 def test_outputs_do_not_depend_on_batch_size(trained):
-    net,ds = load_classifier(trained,'plain'),id_set(trained.profile.data,'test')
-    p = trained.profile.model_dump(); p['evaluation']['batch_size'] = 7
-    a,b = outputs(net,ds,trained.profile),outputs(net,ds,Profile(**p))
+    net,ds = classifier_of(trained,'plain'),id_set(trained.profile.data,'test')
+    a,b = outputs(net,ds,trained.profile.data),outputs(net,ds,trained.profile.data,7)
     assert torch.allclose(a.logits,b.logits,atol=1e-4) and torch.allclose(a.features,b.features,atol=1e-4) and a.labels.equal(ds.labels)
 
 def flipped(ds): return ImageSet(ds.name, ds.images.flip(-1), ds.labels, ds.classes, ds.group, ds.greyscale)
@@ -167,9 +170,9 @@ def test_a_mirrored_score_is_the_mean_of_both_looks(name, trained):
     sets = {'ID validation':id_set(p.data,'validation'), 'validation outliers':validation_outliers(p.data)}
     train = id_set(p.data,'train')
     scorer,other = Scorer(trained,'plain',sets,train),Scorer(trained,'plain',sets,train)
-    other.outs = {n:outputs(other.net,flipped(ds),p) for n,ds in sets.items()}      # of the mirror images alone
+    other.outs = {n:outputs(other.net,flipped(ds),p.data) for n,ds in sets.items()}      # of the mirror images alone
     def mean(n): # both fitted to the same images
-        fit = fit_detector(n, trained, scorer.net.get_classifier(), cached_outputs(trained,'plain',{'ID train':train})['ID train'], scorer.outs['ID validation'])
+        fit = fit_detector(n, scorer.net.get_classifier(), cached_outputs(trained,'plain',{'ID train':train})['ID train'], scorer.outs['ID validation'], **p.scoring)
         return {s:(fit(scorer.outs[s])+fit(other.outs[s]))/2 for s in sets}
     got = scorer(name, mirrored=True)
     if name in kinds:
@@ -183,10 +186,10 @@ def test_a_mirrored_score_is_the_mean_of_both_looks(name, trained):
 def test_a_symmetric_image_is_not_changed_by_the_mirror(trained):
     x = torch.randint(0, 256, (6,1,32,16), dtype=torch.uint8)
     sets = {'ID validation':id_set(trained.profile.data,'validation'), 'even':ImageSet('even', torch.cat([x,x.flip(-1)],-1))}
-    net = load_classifier(trained,'plain')
-    a,b = (outputs(net, sets['even'], trained.profile, mirrored=m) for m in (False,True))
+    net = classifier_of(trained,'plain')
+    a,b = (outputs(net, sets['even'], trained.profile.data, mirrored=m) for m in (False,True))
     assert torch.allclose(a.logits, b.logits, atol=1e-4)
-    a,b = (outputs(net, sets['ID validation'], trained.profile, mirrored=m) for m in (False,True))
+    a,b = (outputs(net, sets['ID validation'], trained.profile.data, mirrored=m) for m in (False,True))
     assert not torch.allclose(a.logits, b.logits, atol=1e-4)
 
 def test_odin_has_no_mirror(foundation):
@@ -216,7 +219,7 @@ def test_outputs_are_computed_once_and_new_methods_reuse_them(evaluated, monkeyp
     p = evaluated.profile.model_dump()
     p['evaluation']['methods'] |= dict(Max=dict(contender='plain',detector='maxlogit'))
     again = Run(Profile(**p), 0, evaluated.folder.parent.parent)
-    monkeypatch.setattr(evaluation, 'outputs', lambda *a: pytest.fail('a network was run'))
+    monkeypatch.setattr(stages, 'outputs', lambda *a: pytest.fail('a network was run'))
     run_evaluation(again)
     assert 'Max' in load_scores(again)
 
@@ -232,7 +235,7 @@ def test_profiles_know_every_detector():
 def test_a_tuned_method_is_scored_with_its_best_settings(evaluated):
     p,train = evaluated.profile,id_set(evaluated.profile.data,'train')
     sets = {s:id_set(p.data,s.split()[1]) for s in ('ID validation','ID test')} | {'validation outliers':validation_outliers(p.data)}
-    scores,_,chosen = evaluation.score_contender(evaluated, 'plain', dict(a=Method(contender='plain',detector='knn',tuned=True), b=Method(contender='plain',detector='knn')), sets, train)
+    scores,_,chosen = score_contender(evaluated, 'plain', dict(a=Method(contender='plain',detector='knn',tuned=True), b=Method(contender='plain',detector='knn')), sets, train)
     scorer = Scorer(evaluated, 'plain', sets, train)
     assert chosen=={'a':tune_detector(scorer,'knn')}
     assert scores['a/ID test'].equal(scorer('knn',**tune_detector(scorer,'knn'))['ID test']) and scores['b/ID test'].equal(scorer('knn')['ID test'])

@@ -10,7 +10,8 @@ from dream_ood.paper import PAPER,THIRDS,ablations_study,axes,by_seed,gain,judge
 from dream_ood.core import DreamError,load_tensors
 from dream_ood.study import Profile,load_profile
 from dream_ood.runs import Run
-from dream_ood.training import few_classes,load_classifier,outlier_images
+from dream_ood.training import few_classes
+from dream_ood.stages import classifier_of,outliers_of
 
 ROOT = Path(__file__).parent.parent
 STAGES = [data.run_data, foundation.run_foundation, latent_space.run_latent_space, sampling.run_sampling, decoding.run_decoding]
@@ -189,20 +190,20 @@ def test_numbers_of_the_table_are_those_of_the_runs(profile, runs):
 
 def test_thirds_by_distance_are_a_partition_of_the_pool(profile, runs):
     run = open_runs(profile, SEEDS, runs, 'ablations')[0]
-    whole = outlier_images(run,'knn'); distance = load_tensors(run.stage('sampling')/'knn.safetensors')['distance']
-    parts = {n:outlier_images(run,'knn',distance=r) for n,r in THIRDS.items()}
+    whole = outliers_of(run,'knn'); distance = load_tensors(run.stage('sampling')/'knn.safetensors')['distance']
+    parts = {n:outliers_of(run,'knn',distance=r) for n,r in THIRDS.items()}
     files = [f for p in parts.values() for f in p.images]
     assert sorted(files) == sorted(whole.images) and len(set(files)) == len(files)
     of = lambda f: distance[run.profile.data.classes.index(f.parent.name), int(f.stem)].item()
     for c in run.profile.data.classes:
         lo,mid,hi = ([of(f) for f in p.images if f.parent.name==c] for p in parts.values())
         assert max(lo) <= min(mid) and max(mid) <= min(hi)
-    first = outlier_images(run,'knn',per_class=2)
+    first = outliers_of(run,'knn',per_class=2)
     assert [f.stem for f in first.images] == ['00000','00001']*len(run.profile.data.classes)
 
 def test_own_backbones_are_trained_and_scored(profile, runs):
     run = open_runs(profile, SEEDS, runs, 'ablations')[0]
-    a,b = load_classifier(run,'mobilenetv3_small_050, Dream-OOD'),load_classifier(run,'Dream-OOD')
+    a,b = classifier_of(run,'mobilenetv3_small_050, Dream-OOD'),classifier_of(run,'Dream-OOD')
     assert type(a) != type(b)
     m = pd.read_csv(run.stage('evaluation')/'metrics.csv')
     assert m[m.method=='mobilenetv3_small_050, Dream-OOD: energy'].auroc.notna().all()

@@ -4,13 +4,15 @@ from pathlib import Path
 from PIL import Image
 from conftest import tiny_profile,with_dreams
 from dream_ood.data import ImageSet,id_set
-from dream_ood.dream_id import SHIFTS,gains,of_each_class,run_dream_id,verdict
+from dream_ood.dream_id import SHIFTS,gains,of_each_class,verdict
+from dream_ood.stages import run_dream_id
 from dream_ood.core import *
 from dream_ood.settings import *
 from dream_ood.study import *
 from dream_ood.runs import *
 from dream_ood.plots import *
-from dream_ood import dream_id,training
+from dream_ood import dream_id,stages,training
+from dream_ood.stages import *
 from dream_ood.training import *
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +63,7 @@ def test_fine_tuned_contenders_share_steps_and_id_images(trained):
     assert (h['longer'].l_ood==0).all() and (h['dreams'].l_ood>0).all()
 
 def test_batch_statistics_stay_frozen_in_fine_tuning(trained):
-    a,b = (load_classifier(trained,n).state_dict() for n in ('plain','dreams'))
+    a,b = (classifier_of(trained,n).state_dict() for n in ('plain','dreams'))
     assert all(a[k].equal(b[k]) for k in a if 'running' in k)
     assert not all(a[k].equal(b[k]) for k in a if k.endswith('weight'))
 
@@ -70,9 +72,9 @@ def test_own_phi_and_own_start(trained):
     assert 'phi.net.slope' in keys and not any(k.startswith('phi') for k in load_tensors(trained.stage('training')/'longer.safetensors'))
 
 def test_pools_are_joined(trained):
-    one,two,both = (outlier_images(trained,n) for n in ('knn','wide','knn+wide'))
+    one,two,both = (outliers_of(trained,n) for n in ('knn','wide','knn+wide'))
     assert len(both)==len(one)+len(two) and both[0][0].equal(one[0][0]) and both[len(both)-1][0].equal(two[len(two)-1][0])
-    assert len(outlier_images(trained,'knn+drift'))==2*len(one)
+    assert len(outliers_of(trained,'knn+drift'))==2*len(one)
 
 # doing it again
 
@@ -98,8 +100,8 @@ def test_interrupted_training_ends_as_if_it_had_not_been(trained, foundation, tm
 
 def test_another_seed_is_another_network(trained):
     other = Run(trained.profile, 1, trained.folder.parent.parent)
-    assert not fresh_classifier(trained).conv1[0].weight.equal(fresh_classifier(other).conv1[0].weight)
-    assert fresh_classifier(trained).conv1[0].weight.equal(fresh_classifier(trained).conv1[0].weight)
+    assert not fresh(trained).conv1[0].weight.equal(fresh(other).conv1[0].weight)
+    assert fresh(trained).conv1[0].weight.equal(fresh(trained).conv1[0].weight)
 
 # mistakes
 
@@ -108,13 +110,13 @@ def test_training_before_decoding_says_what_to_run(foundation, tmp_path):
 
 def test_damaged_and_foreign_classifiers_are_one_sentence(trained, tmp_path):
     stage = trained.stage('training')
-    with pytest.raises(DreamError, match='no contender'): load_classifier(trained, 'nobody')
+    with pytest.raises(DreamError, match='no contender'): classifier_of(trained, 'nobody')
     class Elsewhere:
         def __truediv__(self, f): return tmp_path/f
     (tmp_path/'plain.safetensors').write_bytes(b'nonsense')
-    with pytest.raises(DreamError, match='damaged'): load_classifier(trained, 'plain', Elsewhere())
+    with pytest.raises(DreamError, match='damaged'): classifier_of(trained, 'plain', Elsewhere())
     save_tensors(tmp_path/'plain.safetensors', **{'net.fc.weight':torch.zeros(3,256)})
-    with pytest.raises(DreamError, match='not a classifier of this profile'): load_classifier(trained, 'plain', Elsewhere())
+    with pytest.raises(DreamError, match='not a classifier of this profile'): classifier_of(trained, 'plain', Elsewhere())
 
 def test_divergence_is_one_sentence():
     net = torch.nn.Linear(3,4); net.weight.data.fill_(float('nan'))
@@ -135,7 +137,7 @@ def test_dream_id_goes_on_where_it_was(trained, tmp_path, monkeypatch):
         n.append(1)
         if len(n)==3: raise KeyboardInterrupt
         return real(*args, **kw)
-    monkeypatch.setattr(dream_id, 'train_on', counted)
+    monkeypatch.setattr(stages, 'train_on', counted)
     with pytest.raises(KeyboardInterrupt): run_dream_id(run)
     run_dream_id(run)
     assert len(n)==3+4
@@ -146,15 +148,17 @@ def test_dream_id_goes_on_where_it_was(trained, tmp_path, monkeypatch):
 def test_a_long_training_of_dream_id_that_is_killed_ends_as_if_it_had_not_been(trained, tmp_path, monkeypatch, policy):
     monkeypatch.setattr(dream_id, 'LEG', 3)
     ds,real,n = of_each_class(id_set(trained.profile.data,'train'), 4),training.train_leg,[]
-    whole = dream_id.train_on(trained, ds, 0, 8, policy=policy)
+    p = trained.profile
+    def train(**kw): return dream_id.train_on(ds, p.dream_id, p.training, p.data, steps=8, policy=policy, **kw)
+    whole = train()
     def cut(*args):
         n.append(1)
         if len(n)==3: raise KeyboardInterrupt
         return real(*args)
     monkeypatch.setattr(training, 'train_leg', cut)
-    with pytest.raises(KeyboardInterrupt): dream_id.train_on(trained, ds, 0, 8, policy=policy, checkpoint=tmp_path/'c.pt')
+    with pytest.raises(KeyboardInterrupt): train(checkpoint=tmp_path/'c.pt')
     assert (tmp_path/'c.pt').exists()
-    resumed = dream_id.train_on(trained, ds, 0, 8, policy=policy, checkpoint=tmp_path/'c.pt')
+    resumed = train(checkpoint=tmp_path/'c.pt')
     assert len(n)==4 and not (tmp_path/'c.pt').exists()
     for a,b in zip(whole.state_dict().values(), resumed.state_dict().values()): assert torch.allclose(a.float(), b.float(), atol=1e-5)
 
@@ -246,7 +250,7 @@ def test_made_outliers_are_named_alone(trained):
     with pytest.raises(ValueError, match='kept for outliers made'): Profile(**d|dict(decoding=d['decoding']|dict(pools=d['decoding']['pools']|dict(vos=dict(source='class_names',per_class=2)))))
 
 def test_a_contender_can_have_its_own_schedule(trained):
-    def of(**own): return make_plan(trained, Contender(start='cross_entropy', finetune=own or None), 500)
+    def of(**own): return make_plan(trained.profile.training, Contender(start='cross_entropy', finetune=own or None), 500)
     assert of(steps=7).steps == 7 and of(outlier_batch_size=5).outliers == 5
     assert of(vae_fraction=0).vae == 0 and of(lr=.5).lr == .5
     assert of(steps=7).batch_size == of().batch_size
@@ -277,7 +281,7 @@ def test_dream_id_over_numbers_of_images_policies_and_shifts(trained, tmp_path, 
         n.append(1)
         if len(n)==4: raise KeyboardInterrupt
         return real(*args)
-    monkeypatch.setattr(dream_id, 'train_on', counted)
+    monkeypatch.setattr(stages, 'train_on', counted)
     with pytest.raises(KeyboardInterrupt): run_dream_id(cut)
     run_dream_id(cut)
     assert len(n)==1+len(a)
@@ -290,4 +294,4 @@ def test_a_contender_alone_may_ask_for_the_autoencoder(trained, tmp_path):
     for share,images in ((.5,True),(0.,False)):
         run = with_dreams(Run.open(asked(share), 0, tmp_path/str(share))); train = id_set(run.profile.data,'train')
         assert (vae_images(run, train, tmp_path/f'{share}.safetensors') is not None)==images
-        assert make_plan(run, run.profile.training.contenders['dreams'], len(train)).vae==round(share*8)
+        assert make_plan(run.profile.training, run.profile.training.contenders['dreams'], len(train)).vae==round(share*8)

@@ -1,0 +1,47 @@
+"The house stands the right way up: the method knows no run, the stages know the method, the command line knows both."
+import ast
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GROUND = ['core', 'plots', 'settings']
+METHOD = ['data', 'foundation', 'latent_space', 'search', 'sampling', 'decoding', 'training', 'dream_id', 'evaluation']
+UPPER = {'study', 'runs', 'stages', 'classifier', 'paper', 'planning', 'project', 'cli'}
+
+def tree(module): return ast.parse((ROOT/'dream_ood'/f'{module}.py').read_text())
+
+def imported(module):
+    "The modules of this package that a module imports, anywhere in it."
+    found = set()
+    for n in ast.walk(tree(module)):
+        if isinstance(n, ast.ImportFrom):
+            inside = n.level == 1 or (n.module or '').startswith('dream_ood')
+            name = (n.module or '').removeprefix('dream_ood').strip('.')
+            if inside: found |= {name.split('.')[0]} if name else {a.name for a in n.names}
+        elif isinstance(n, ast.Import): found |= {a.name.split('.')[1] for a in n.names if a.name.startswith('dream_ood.')}
+    return found
+
+@pytest.mark.parametrize('module', GROUND + METHOD)
+def test_the_method_knows_no_run(module):
+    assert imported(module) <= {*GROUND, *METHOD} - {module}
+    words = {n.id for n in ast.walk(tree(module)) if isinstance(n, ast.Name)}
+    assert not words & {'Run', 'Stage', 'Profile', 'load_profile'}
+
+@pytest.mark.parametrize('module', ['study', 'runs', 'stages'])
+def test_stages_know_no_command_line(module):
+    assert not imported(module) & {'classifier', 'paper', 'planning', 'project', 'cli'}
+
+def test_modules_import_in_one_direction():
+    "No two modules import each other, at whatever distance."
+    names = [f.stem for f in (ROOT/'dream_ood').glob('*.py') if not f.stem.startswith('_')]
+    below = {m: imported(m) & {*names} for m in names}
+    left = dict(below)
+    while free := [m for m, needs in left.items() if not needs & set(left)]:
+        for m in free: del left[m]
+    assert not left, f'in a circle: {left}'
+
+def test_every_public_function_of_the_method_has_a_docment():
+    "One sentence at least, and a type for each parameter that has no default to read it from."
+    for m in GROUND + METHOD:
+        for f in (n for n in tree(m).body if isinstance(n, ast.FunctionDef) and not n.name.startswith('_')):
+            assert ast.get_docstring(f) or len(f.body) == 1, f'{m}.{f.name} says nothing of itself'
