@@ -13,12 +13,10 @@ __all__ = ['SMALL', 'KEPT', 'PHOTOGRAPHS', 'TEXTURES', 'SYMBOLS', 'FONTS', 'FASH
 import csv,gzip,os,re,struct
 from functools import lru_cache
 from pathlib import Path
-import matplotlib,skimage.data,skimage.io,sklearn.datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image,ImageDraw,ImageFont,ImageOps,UnidentifiedImageError
-from timm.data import ImageNetInfo
 from torch.utils.data import DataLoader,Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -122,13 +120,14 @@ def _grey(x): # array (h,w[,3|4]) -> uint8 (1,h,w)
     return torch.from_numpy(np.array(Image.fromarray(x[...,:3] if x.ndim==3 else x).convert('L')))[None]
 
 def _shipped(names): # pictures that scikit-image ships, grey
-    return [_grey(p[0] if isinstance(p,tuple) else p) for p in (getattr(skimage.data,n)() for n in names)]
+    from skimage import data   # slow to import, and seldom asked for
+    return [_grey(p[0] if isinstance(p,tuple) else p) for p in (getattr(data,n)() for n in names)]
 
-def crops(pictures, n, size, generator, lo, hi)->torch.Tensor:
+def crops(images, n, size, generator, lo, hi)->torch.Tensor:
     "`n` square crops with sides of `lo` to `hi` pixels, resampled to `size`; flat ones (standard deviation below 12 grey levels) are drawn again."
     out = []
     while len(out)<n:
-        p = pictures[len(out)%len(pictures)]
+        p = images[len(out)%len(images)]
         s = min(int(torch.randint(lo,hi+1,(1,),generator=generator)), *p.shape[1:])
         t,l = (int(torch.randint(0,m-s+1,(1,),generator=generator)) for m in p.shape[1:])
         x = v2.functional.resize(p[:,t:t+s,l:l+s], [size,size], antialias=True)
@@ -141,6 +140,7 @@ FONTS = ('DejaVuSans','DejaVuSans-Bold','DejaVuSerif','DejaVuSerif-Italic','Deja
 
 def symbols(size:int)->torch.Tensor: # uint8 (N, 1, size, size)
     "Mathematical, Greek, Cyrillic and typographic signs, white on black, in the fonts that matplotlib ships."
+    import matplotlib
     folder,out = Path(matplotlib.get_data_path())/'fonts'/'ttf',[]
     for f in FONTS:
         font = ImageFont.truetype(str(folder/f'{f}.ttf'), 4*size)
@@ -154,13 +154,15 @@ def symbols(size:int)->torch.Tensor: # uint8 (N, 1, size, size)
 # %% ../nbs/01_data.ipynb #f023dad5
 def made(kind:str, size:int, n:int=1000)->torch.Tensor: # uint8 (N, 1, size, size)
     "The sets that packages ship or arithmetic makes: digits, photographs, textures, symbols, faces, noise."
+    from skimage import data
+    from sklearn import datasets as toys
     g = torch.Generator().manual_seed(seed_for(0,kind))
     match kind:
-        case 'digits': x = torch.from_numpy(sklearn.datasets.load_digits().images*255/16).byte()[:,None]
-        case 'photographs': return crops(_shipped(PHOTOGRAPHS)+[_grey(i) for i in sklearn.datasets.load_sample_images().images], n, size, g, 96, 288)
+        case 'digits': x = torch.from_numpy(toys.load_digits().images*255/16).byte()[:,None]
+        case 'photographs': return crops(_shipped(PHOTOGRAPHS)+[_grey(i) for i in toys.load_sample_images().images], n, size, g, 96, 288)
         case 'textures': return crops(_shipped(TEXTURES), n, size, g, 32, 128)
         case 'symbols': return symbols(size)
-        case 'faces': x = torch.from_numpy(skimage.data.lfw_subset()[:100]*255).byte()[:,None]
+        case 'faces': x = torch.from_numpy(data.lfw_subset()[:100]*255).byte()[:,None]
         case 'noise': return torch.randint(0,256,(n,1,size,size),generator=g,dtype=torch.uint8)
     return v2.functional.resize(x, [size,size], antialias=True)
 
@@ -318,6 +320,7 @@ def shift_sets(
     return {n:_of_some_classes(n, s, d) for n,s in (sources or {}).items()}
 
 def _of_some_classes(name, src, d): # ImageSet whose labels index `d.classes`
+    from timm.data import ImageNetInfo
     order = ImageNetInfo().label_names() if src.numbered else []
     if unknown := [c for c in d.classes if src.numbered and c not in order]: raise DreamError(f'{name}: its folders are numbered as the classes of ImageNet-1k, and {unknown[0]!r} is none of them: leave out `numbered`, or the set.')
     called = [str(order.index(c)) for c in d.classes] if src.numbered else list(d.classes)

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from .core import ASSETS,DreamError,atomic,nice,seed_for
 from .settings import Decoding,ImageFormat,OutlierFilter
-from .plots import image_grid
+from .plots import image_grid,render
 from .data import ImageSet
 from .foundation import checked,draw,encode_empty,spread,use_solver
 from .latent_space import Encoder,embed
@@ -215,8 +215,7 @@ def write_gallery(
     data:dict # from `gallery_data`
 ):
     "Put data into the page."
-    page = (ASSETS/'gallery.html').read_text().replace('{{title}}', escape(data['title']))
-    with atomic(file) as f: f.write_text(page.replace('{{data}}', json.dumps(data, separators=(',',':')).replace('<','\\u003c')))
+    with atomic(file) as f: f.write_text(render('gallery.html.j2', title=data['title'], data=data))
 
 # %% ../nbs/05_decoding.ipynb #bc6396b3
 def side_by_side(

@@ -24,7 +24,8 @@ from .core import DreamError,generator,seed_for
 from .settings import SPOILT,DreamID,ImageFormat,Training
 from .plots import image_grid
 from .data import ImageSet,batches,eval_transform,train_transform
-from .training import Plan,channels_last,device_of,fresh_classifier,full_batches,joined,optimise
+from .training import Plan,fresh_classifier,full_batches,joined,optimise
+from .networks import channels_last,device_of
 
 # %% ../nbs/07_dream_id.ipynb #07de0001
 def of_each_class(

@@ -25,7 +25,8 @@ from .settings import MADE,Pool
 from .study import Profile,load_profile
 from .runs import Run
 from .plots import set_style
-from .evaluation import DETECTORS,GRIDS
+from .evaluation import GRIDS
+from .detectors import DETECTORS
 
 # %% ../nbs/10_paper.ipynb #7d8b46c7
 def base_pool(p:Profile)->Pool:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PHI', 'VIRTUAL', 'MIXED', 'energy', 'Monotone', 'Phi', 'ood_loss', 'fit_phi', 'vos_outliers', 'npos_outliers', 'Made',
-           'Mixed', 'Virtual', 'channels_last', 'regularised_loss', 'training_mode', 'few_classes', 'full_batches',
-           'some_of', 'joined', 'features', 'device_of', 'made_outliers', 'through_vae', 'vae_sample', 'Plan',
-           'make_plan', 'leg_batches', 'train_leg', 'optimise', 'resume', 'fresh_classifier', 'energies',
-           'made_energies', 'starting_phi', 'train_contender', 'train_classifier']
+           'Mixed', 'Virtual', 'regularised_loss', 'training_mode', 'few_classes', 'full_batches', 'some_of', 'joined',
+           'made_outliers', 'through_vae', 'vae_sample', 'Plan', 'make_plan', 'leg_batches', 'train_leg', 'optimise',
+           'resume', 'fresh_classifier', 'energies', 'made_energies', 'starting_phi', 'train_contender',
+           'train_classifier']
 
 # %% ../nbs/06_regularized_training.ipynb #45bf189e
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ from .core import DreamError,atomic,default_device,generator,seed_for
 from .settings import MADE,Contender,Finetune,ImageFormat,Training
 from .data import ImageSet,batches,eval_transform,train_transform
 from .foundation import vae_roundtrip
-from .latent_space import learning_rate,make_backbone
+from .networks import channels_last,device_of,features,make_backbone
+from .latent_space import learning_rate
 
 # %% ../nbs/06_regularized_training.ipynb #f9bea654
 def energy(
@@ -186,10 +187,6 @@ class Virtual(Made):
         return self.sample(self.n)
 
 # %% ../nbs/06_regularized_training.ipynb #e1710c9b
-def channels_last(x:Tensor)->Tensor: # (B, ...)
-    "Images in the memory order that convolutions are fastest in; anything else as it is."
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim==4 else x
-
 def regularised_loss(
     net:nn.Module, # x -> logits
     phi:nn.Module, # see `Phi`; none if there are no outliers
@@ -280,17 +277,6 @@ def joined(
     return ImageSet('+'.join(s.name for s in sets), images, torch.cat([s.labels for s in sets]), sets[0].classes, greyscale=sets[0].greyscale)
 
 # %% ../nbs/06_regularized_training.ipynb #36b2c1a3
-def features(
-    net:nn.Module,
-    x:Tensor # (B, 3, H, W)
-)->Tensor: # (B, D)
-    "What the last layer reads."
-    return net.forward_head(net.forward_features(x), pre_logits=True)
-
-def device_of(net:nn.Module)->str: # 'cuda' or 'cpu'
-    "Where a network is."
-    return next(net.parameters()).device.type
-
 @torch.no_grad()
 def made_outliers(
     kind:str,      # a key of `MIXED` or `VIRTUAL`

@@ -8,7 +8,7 @@ from dream_ood.classifier import *
 from dream_ood.classifier import FILES
 from dream_ood.data import id_set, validation_outliers
 from dream_ood.stages import run_data
-from dream_ood.evaluation import threshold_for
+from dream_ood.detectors import threshold_for
 from dream_ood.stages import load_scores, run_evaluation
 from dream_ood.core import DreamError, load_json, save_json
 from dream_ood.settings import SPLITS, share_of

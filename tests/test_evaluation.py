@@ -14,8 +14,9 @@ from dream_ood.plots import *
 from dream_ood.settings import Method
 from dream_ood import evaluation,stages
 from dream_ood.stages import *
+from dream_ood.detectors import *
 from dream_ood.evaluation import *
-from dream_ood.training import channels_last
+from dream_ood.networks import channels_last
 from dream_ood.stages import classifier_of
 from conftest import tiny_profile
 

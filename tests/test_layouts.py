@@ -6,7 +6,8 @@ from PIL import Image
 import dream_ood.data as data
 from dream_ood.data import *
 from dream_ood.stages import *
-from dream_ood.evaluation import Outputs,ood_metrics,right
+from dream_ood.evaluation import ood_metrics
+from dream_ood.detectors import Outputs,right
 from dream_ood.core import DreamError,save_tensors
 from dream_ood.settings import OODSource,Source
 from dream_ood.study import Profile,load_profile

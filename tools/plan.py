@@ -11,9 +11,9 @@ from huggingface_hub import try_to_load_from_cache
 import rates
 from dream_ood.data import id_set, ood_sets, shift_sets, validation_outliers, wide_set
 from dream_ood.dream_id import SHIFTS
-from dream_ood.evaluation import reads_features
+from dream_ood.detectors import reads_features
 from dream_ood.foundation import model_source
-from dream_ood.latent_space import make_backbone
+from dream_ood.networks import make_backbone
 from dream_ood.core import DreamError, nice, resolve
 from dream_ood.settings import MADE
 from dream_ood.study import load_profile, only

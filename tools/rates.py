@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from dream_ood.foundation import model_source
-from dream_ood.latent_space import make_backbone
+from dream_ood.networks import make_backbone
 from dream_ood.core import DreamError, save_table
 from dream_ood.study import load_profile
 from dream_ood.runs import provenance
