@@ -16,14 +16,16 @@ from typing import Annotated
 import typer
 
 # %% ../nbs/12_command_line.ipynb #b2000007
-app = typer.Typer(name='dream-ood', no_args_is_help=True, rich_markup_mode='markdown', add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(name='dream-ood', no_args_is_help=True, rich_markup_mode='markdown', add_completion=False,
+                  pretty_exceptions_enable=False,
                   help='Imagine outliers with a text-to-image model, and train a classifier to say "I don\'t know".')
 
 Profile = Annotated[str, typer.Option('--profile', '-p', help='A study: the path of a YAML file.')]
 Seeds = Annotated[str, typer.Option('--seeds', '-s', help='Whole numbers with commas between.')]
 Runs = Annotated[str, typer.Option('--runs', '-r', help='The folder that results go to.')]
 Row = Annotated[str, typer.Option('--row', help="Only this row of the study's table.")]
-Target = Annotated[str, typer.Option('--target', '-t', help='`table1`; `paper`: all tables and figures; `paper/PAGE`: one of them; `runs/STUDY`: the runs behind them.')]
+Target = Annotated[str, typer.Option('--target', '-t', help='`table1`; `paper`: all tables and figures; `paper/PAGE`: '
+                                     'one of them; `runs/STUDY`: the runs behind them.')]
 MINI,SEEDS,RUNS,TABLE1 = 'profiles/mini.yaml','0,1,2','_runs','table1'
 
 def at_home(*paths)->list: # the same paths, as seen from there
@@ -37,18 +39,19 @@ def at_home(*paths)->list: # the same paths, as seen from there
 def numbers(seeds:str)->list: # of whole numbers; raises DreamError
     "Seeds from words."
     from dream_ood.core import DreamError
-    if not re.fullmatch(r'\d+(,\d+)*', seeds): raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as --seeds 0,1,2 (make: SEEDS=0,1,2).')
-    return [int(s) for s in seeds.split(',')]
+    if re.fullmatch(r'\d+(,\d+)*', seeds): return [int(s) for s in seeds.split(',')]
+    raise DreamError(f'SEEDS is {seeds!r}: give whole numbers with commas between, such as 0,1,2.')
 
 # %% ../nbs/12_command_line.ipynb #b2000009
-def one_row(study, row:str, runs:str)->tuple: # the part of a study that a row of its table needs, and the path of its profile
+def one_row(study, row:str, runs:str)->tuple: # part of a study that a row of its table needs; path of its profile
     "Write the profile of a part of a study."
     import yaml
     from dream_ood.core import atomic,resolve
     from dream_ood.study import only
     part = only(study, [row])
     path = resolve(runs)/part.name/'profile.yaml'
-    with atomic(path) as p: p.write_text(yaml.safe_dump(part.model_dump(exclude_none=True), allow_unicode=True, sort_keys=False))
+    text = yaml.safe_dump(part.model_dump(exclude_none=True), allow_unicode=True, sort_keys=False)
+    with atomic(path) as p: p.write_text(text)
     return part,str(path)
 
 def home_of(study, runs:str, target:str)->Path:
@@ -58,7 +61,8 @@ def home_of(study, runs:str, target:str)->Path:
     if target==TABLE1: return resolve(runs)/study.name
     from dream_ood.paper import PAPER,paper_home,studies   # slow to import
     if one not in dict(paper=['',*PAPER,'claims'], runs=studies(study)).get(kind, ()):
-        raise DreamError(f'There is no target {target!r}: use table1, paper, paper/ and one of {", ".join(PAPER)}, or runs/ and one of {", ".join(studies(study))}.')
+        raise DreamError(f'There is no target {target!r}: use table1, paper, paper/ and one of {", ".join(PAPER)}, '
+                         f'or runs/ and one of {", ".join(studies(study))}.')
     return paper_home(study, runs)
 
 def shown(home:Path, target:str)->str:
@@ -74,15 +78,15 @@ Notebooks  {home/'notebooks'}"""
 
 def made(home:Path, profile:str, seeds, runs:str, target:str, more=()):
     "Run the graph up to a target, and leave the command where that fails."
-    from dream_ood.core import SHIPPED,save_json
+    from dream_ood.core import SHIPPED
     from dream_ood.workflow import run_graph
-    save_json(home/'.call.json', dict(target=target))                   # a folder that cannot be written is said here, before anything runs
     snakefile = Path('workflow/Snakefile') if Path('workflow/Snakefile').exists() else SHIPPED/'workflow'/'Snakefile'
-    code = run_graph(home, snakefile, dict(profile=profile, seeds=','.join(map(str,seeds)), runs=runs, target=target), *more)
-    if code: raise typer.Exit(code)
+    config = dict(profile=profile, seeds=','.join(map(str,seeds)), runs=runs, target=target)
+    if not run_graph(home, snakefile, config, *more): raise typer.Exit(1)
 
 @app.command(context_settings=dict(allow_extra_args=True))
-def reproduce(ctx:typer.Context, profile:Profile=MINI, seeds:Seeds=SEEDS, runs:Runs=RUNS, row:Row='', target:Target=TABLE1,
+def reproduce(ctx:typer.Context,
+              profile:Profile=MINI, seeds:Seeds=SEEDS, runs:Runs=RUNS, row:Row='', target:Target=TABLE1,
               dry_run:Annotated[bool, typer.Option('--dry-run', '-n', help='Say what would run, and why.')]=False):
     """Run every stage of a study, then show its table. What is finished is left out, what was interrupted goes on.
 
@@ -91,15 +95,14 @@ def reproduce(ctx:typer.Context, profile:Profile=MINI, seeds:Seeds=SEEDS, runs:R
     - `dream-ood reproduce` (the bundled study, three seeds)
     - `dream-ood reproduce -p profiles/mine.yaml -s 0 --row Dream-OOD`
     - `dream-ood reproduce -t paper` (every table and figure of the paper)
-    - `dream-ood reproduce -p profiles/imagenet100.yaml -- --executor slurm --jobs 20` (what stands after -- is Snakemake's)
+    - `dream-ood reproduce -p profiles/imagenet100.yaml -- --executor slurm --jobs 20` (Snakemake's options)
     """
-    from dream_ood.core import DreamError,resolve
+    from dream_ood.core import DreamError
     from dream_ood.study import load_profile
     [profile] = at_home(profile)
     study,over = load_profile(profile),numbers(seeds)
     if row and target!=TABLE1: raise DreamError('ROW is a row of table1: leave it out with another TARGET.')
     home = home_of(study, runs, target)
-    print(f"== Reproducing {profile}, seeds {seeds}: finished stages are skipped, an interrupted one goes on", flush=True)
     if row:
         study,profile = one_row(study, row, runs)
         home = home_of(study, runs, target)
@@ -119,23 +122,29 @@ def profile_of(
     images = images.absolute()
     name = name or re.sub(r'[^a-z0-9]+', '_', images.resolve().name.lower()).strip('_') or 'images'
     path = resolve(runs)/name/'profile.yaml'
-    own = dict(base='profiles/own_small.yaml' if foundation=='bundled' else 'profiles/own.yaml', name=name, data=dict(images=str(images)))
+    base = 'profiles/own_small.yaml' if foundation=='bundled' else 'profiles/own.yaml'
+    own = dict(base=base, name=name, data=dict(images=str(images)))
     if foundation!='bundled': own['foundation'] = dict(model=foundation)
     if path.exists():
         old = yaml.safe_load(path.read_text()) or {}
-        if old.get('base')==own['base'] and old.get('data',{}).get('images')==str(images) and (old.get('foundation') or {}).get('model','bundled')==foundation: return str(path)
-        raise DreamError(f'{nice(path)!r} is of other images, or of another foundation: give this study a name of its own (--name), or remove that folder.')
+        model = (old.get('foundation') or {}).get('model','bundled')
+        if (old.get('base'),(old.get('data') or {}).get('images'),model)==(base,str(images),foundation): return str(path)
+        raise DreamError(f'{nice(path)!r} is of other images, or of another foundation: give this study '
+                         'a name of its own (--name), or remove that folder.')
     with atomic(path) as p:
-        p.write_text('# Written by `dream-ood classifier`; copy it to change it.\n'+yaml.safe_dump(own, allow_unicode=True, sort_keys=False))
+        p.write_text('# Written by `dream-ood classifier`; copy it to change it.\n'
+                     +yaml.safe_dump(own, allow_unicode=True, sort_keys=False))
     return str(path)
 
 @app.command(context_settings=dict(allow_extra_args=True))
 def classifier(ctx:typer.Context,
-    source:Annotated[str, typer.Argument(help='A folder of images with one subfolder a class, or the path of a profile.', show_default=False)]='',
+    source:Annotated[str, typer.Argument(help='A folder with one subfolder a class, or the path of a profile.',
+                                         show_default=False)]='',
     profile:Profile=MINI,
     seed:Annotated[str, typer.Option('--seed', '-s', help='The one seed.')]='0',
     runs:Runs=RUNS,
-    foundation:Annotated[str, typer.Option(help="The text-to-image model for a folder of images: `bundled`, a local folder, or a hub id.")]='bundled',
+    foundation:Annotated[str, typer.Option(help='What dreams, for a folder of images: `bundled`, a local folder, '
+                                           'or a hub id.')]='bundled',
     name:Annotated[str, typer.Option(help="What to call the study of a folder; default: the folder's name.")]=''):
     """From a folder of images to a classifier that may say "I don't know", and a report of what it is worth.
 
@@ -149,7 +158,8 @@ def classifier(ctx:typer.Context,
     from dream_ood.core import DreamError,find_root,nice,resolve
     from dream_ood.runs import Run
     from dream_ood.study import load_profile
-    if not re.fullmatch(r'\d+', seed): raise DreamError(f'SEEDS is {seed!r}: a classifier is made of one seed, a whole number such as --seed 0 (make: SEEDS=0).')
+    if not re.fullmatch(r'\d+', seed):
+        raise DreamError(f'SEEDS is {seed!r}: a classifier is made of one seed, a whole number such as 0.')
     folder,[source] = Path(source).expanduser(),at_home(source or profile)
     if folder.name and (find_root()/folder).is_dir(): folder = find_root()/folder
     is_folder = bool(folder.name) and Path(source).is_dir()
@@ -159,12 +169,13 @@ def classifier(ctx:typer.Context,
         except ValueError as e: raise DreamError(f'{str(e)[0].upper()}{str(e)[1:]}.') from None
         source = profile_of(Path(source), runs, foundation, name or None)
     elif source and not source.endswith(('.yaml','.yml')) and not resolve(source).exists():
-        raise DreamError(f'There is no {source!r}: give a folder of images with one subfolder a class, or the path of a profile.')
+        raise DreamError(f'There is no {source!r}: give a folder with one subfolder a class, or the path of a profile.')
     study,began = load_profile(source),time.time()
     if not Run(study, seed, runs).stage('data').done:
         from dream_ood.classifier import check_study   # a finished study needs it not
         check_study(study)
-        print(f"{study.name}: {len(study.data.classes)} classes ({', '.join(study.data.classes)}); the images can all be read.", flush=True)
+        classes = ', '.join(study.data.classes)
+        print(f'{study.name}: {len(study.data.classes)} classes ({classes}); the images can all be read.', flush=True)
     home = resolve(runs)/study.name
     made(home, source, [seed], runs, 'classifier', ctx.args)
     there = nice(home/'classifier')
@@ -194,7 +205,7 @@ def find_classifier(
     f = Path(folder) if Path(folder).is_dir() else resolve(folder)
     for c in (f,f/'classifier',f.parent/'classifier'):
         if (c/'classifier.json').is_file(): return c
-    raise DreamError(f'{str(folder)!r} holds no classifier: give the folder that `dream-ood classifier` wrote, or that of its study.')
+    raise DreamError(f'{str(folder)!r} holds no classifier: give the folder that `dream-ood classifier` wrote.')
 
 def listed(
     images # paths of images, or of folders of them
@@ -222,8 +233,9 @@ def answers(
         p,score = classify.scores(some)
         for f,q,s in zip(some, p, score.tolist()):
             first,second = q.topk(min(2,len(q))).indices.tolist()
-            rows.append(dict(file=str(f), answer=classify.classes[first] if s>=classify.threshold else UNKNOWN, best=classify.classes[first],
-                             probability=round(float(q[first]),4), runner_up=classify.classes[second], score=round(s,4), threshold=round(classify.threshold,4)))
+            answer = classify.classes[first] if s>=classify.threshold else UNKNOWN
+            rows.append(dict(file=str(f), answer=answer, best=classify.classes[first], 
+                probability=round(float(q[first]),4), runner_up=classify.classes[second], score=round(s,4), threshold=round(classify.threshold,4)))
     return rows,wrong
 
 def written(rows, format:Format)->str:
@@ -233,12 +245,17 @@ def written(rows, format:Format)->str:
     heads = list(rows[0]) if rows else ['file','answer','best','probability','runner_up','score','threshold']
     if format==Format.csv:
         out = io.StringIO()
-        csv.DictWriter(w:=out, heads, lineterminator='\n').writeheader(); csv.DictWriter(w, heads, lineterminator='\n').writerows(rows)
+        table = csv.DictWriter(out, heads, lineterminator='\n')
+        table.writeheader(); table.writerows(rows)
         return out.getvalue()
-    cells = [[h.replace('_',' ') for h in heads],*([f'{v:.4g}' if isinstance(v,float) else str(v) for v in r.values()] for r in rows)]
+    def said(v): return f'{v:.4g}' if isinstance(v,float) else str(v)
+    cells = [[h.replace('_',' ') for h in heads],*(map(said,r.values()) for r in rows)]
+    cells = [list(r) for r in cells]
     wide = [max(len(r[i]) for r in cells) for i in range(len(heads))]
     right = {i for i,h in enumerate(heads) if h in ('probability','score','threshold')}
-    return ''.join('  '.join(v.rjust(w) if i in right else v.ljust(w) for i,(v,w) in enumerate(zip(r,wide))).rstrip()+'\n' for r in cells)
+    def cell(i, v): return v.rjust(wide[i]) if i in right else v.ljust(wide[i])
+    def line(r): return '  '.join(cell(i,v) for i,v in enumerate(r)).rstrip()
+    return ''.join(line(r)+'\n' for r in cells)
 
 @app.command()
 def predict(
@@ -246,8 +263,8 @@ def predict(
     images:Annotated[list[str], typer.Argument(help='Images, or folders of them.')],
     format:Annotated[Format, typer.Option('--format', '-f', help='How answers are written.')]=Format.table,
     output:Annotated[str, typer.Option('--output', '-o', help='A file to write them to, in place of the screen.')]='',
-    recall:Annotated[float, typer.Option(help='The share of validation images that is accepted; default: that of the classifier.')]=None):
-    """Ask a classifier: the name of a class, or "I don't know". `probability` is that of the best class among the classes
+    recall:Annotated[float, typer.Option(help='The share of validation images to accept; default: as it was made.')]=None):
+    """Ask a classifier: the name of a class, or "I don't know". `probability` is that of the best of the classes that
     it knows; it answers where `score` reaches `threshold`.
 
     Examples:
@@ -259,7 +276,7 @@ def predict(
     from dream_ood.core import DreamError,atomic
     classify = load(find_classifier(folder))
     if recall is not None: classify = classify.at(recall)
-    if not (files := listed(images)): raise DreamError(f"There are no images in {', '.join(map(repr,images))}: give images, or a folder that has some.")
+    if not (files := listed(images)): raise DreamError(f'There are no images in {images}: give some.')
     rows,wrong = answers(classify, files)
     text = written(rows, format)
     if output:
@@ -288,7 +305,7 @@ def plan(profile:Profile=MINI, seeds:Seeds=SEEDS, runs:Runs=RUNS, row:Row='', ta
 def rates(profile:Profile=MINI, target:Target=TABLE1,
           again:Annotated[bool, typer.Option(help='Measure anew what was measured on this machine before.')]=False,
           output:Annotated[str, typer.Option('--output', '-o', help='The table; default: the bundled one.')]=''):
-    """Measure on this machine how long the pieces of a study take, with random weights; `plan` estimates hours from them.
+    """Measure how long the pieces of a study take on this machine, with random weights; `plan` estimates hours from it.
 
     Examples:
 
@@ -312,7 +329,8 @@ def check(profiles:Annotated[list[str], typer.Argument(help='Paths of profiles.'
     for path in profiles:
         try: p = load_profile(path)
         except DreamError as e: wrong = print(f'Error: {e}', file=sys.stderr) is None
-        else: print(f'{path}: study {p.name}, {len(p.data.classes)} classes, {len(p.data.ood)} OOD sets, {len(p.evaluation.methods)} rows')
+        else: print(f'{path}: study {p.name}, {len(p.data.classes)} classes, {len(p.data.ood)} OOD sets, '
+                    f'{len(p.evaluation.methods)} rows')
     if wrong: raise typer.Exit(2)
 
 @app.command()
@@ -327,7 +345,8 @@ def schema():
 
 # %% ../nbs/12_command_line.ipynb #b2000019
 @app.command()
-def execute(notebook:Annotated[str, typer.Argument(help='Its path.')], output:Annotated[str, typer.Argument(help='The path of the executed copy.')],
+def execute(notebook:Annotated[str, typer.Argument(help='Its path.')],
+            output:Annotated[str, typer.Argument(help='The path of the executed copy.')],
             parameters:Annotated[list[str], typer.Argument(help='key=value, as YAML.')]=None,
             caller:Annotated[int, typer.Option(help='A process to end with.', hidden=True)]=0):
     """Execute a notebook in the working directory, and keep the executed copy: a job of the graph.
@@ -341,7 +360,7 @@ def execute(notebook:Annotated[str, typer.Argument(help='Its path.')], output:An
 
 @app.command()
 def foundation(output:Annotated[str, typer.Option('--output', '-o', help='The folder to work in.')]='_foundation'):
-    """Train the miniature foundation anew (hours on two cores; it resumes when interrupted). Needs a checkout, npm, and the
+    """Train the miniature foundation anew (hours on two cores; it resumes). Needs a checkout, npm, and the
     Debian packages that `nbs/foundation/01_pictures.ipynb` lists.
 
     Example: `dream-ood foundation`
@@ -368,7 +387,7 @@ def readme():
 
 @project.command()
 def record(runs:Runs=RUNS, target:Target=TABLE1):
-    "Put the results of finished runs into the notebooks, the start page and `README.md`. Example: `dream-ood project record -t paper`"
+    "Put the results of finished runs into notebooks, start page and `README.md`. Example: `dream-ood project record`"
     from dream_ood.project import record_runs
     at_home()
     record_runs(runs, target)

@@ -30,7 +30,8 @@ from .evaluation import reads_features
 from .dream_id import SHIFTS
 
 # %% ../nbs/11_planning.ipynb #b3000009
-UNITS = dict(unet='image and solver step', decode='image', vae='image', train='image and step', score='image', sample='class')
+UNITS = dict(unet='image and solver step', decode='image', vae='image', train='image and step', score='image',
+             sample='class')
 SD1 = dict(sample_size=64, cross_attention_dim=768)        # Stable Diffusion 1.x: otherwise diffusers' defaults
 SD1_VAE = dict(block_out_channels=(128,256,512,512), down_block_types=('DownEncoderBlock2D',)*4,
                up_block_types=('UpDecoderBlock2D',)*4, layers_per_block=2, sample_size=512)
@@ -40,7 +41,7 @@ def part(
     name:str,    # 'unet' or 'vae'
     where='meta' # device
 ): # torch.nn.Module
-    "U-Net or autoencoder of a study's foundation, with random weights; of Stable Diffusion 1.x if it is not on this machine."
+    "U-Net or autoencoder of a study's foundation, with random weights; of Stable Diffusion 1.x if it is not here."
     from diffusers import AutoencoderKL,UNet2DConditionModel   # slow to import
     cls,default = dict(unet=(UNet2DConditionModel,SD1), vae=(AutoencoderKL,SD1_VAE))[name]
     source = Path(model_source(study.foundation.model))
@@ -89,7 +90,8 @@ def sampling_job(study, q, n=1280, d=768):
     z,g = a_class(max(n,q.select),d),torch.Generator().manual_seed(0)
     anchors,nouns = (F.normalize(torch.randn(m,d,generator=g), dim=1) for m in (len(study.data.classes),500))
     own = q.model_dump(exclude={'rule','per_class'}) | dict(temperature=study.latent_space.temperature)
-    def call(): return sample(q.rule, z, q.per_class, torch.Generator().manual_seed(0), anchors=anchors, label=0, noun_embeddings=nouns, **own)
+    own |= dict(anchors=anchors, label=0, noun_embeddings=nouns)
+    def call(): return sample(q.rule, z, q.per_class, torch.Generator().manual_seed(0), **own)
     return call,1
 
 def drawing_job(study, work, size, at):
@@ -173,7 +175,8 @@ def measure(study, threads:int, made_by:dict, busy:str, known=()):
             try: times = sorted(t/n for t in timed(call))
             except DreamError as e:
                 print(f'{work}, {setting}: not measured ({e})'); continue
-        row = dict(work=work, setting=setting, seconds=short(times[len(times)//2]), per=UNITS[work], lowest=short(times[0]), highest=short(times[-1]),
+        row = dict(work=work, setting=setting, seconds=short(times[len(times)//2]), per=UNITS[work],
+                   lowest=short(times[0]), highest=short(times[-1]),
                    repeats=len(times), device=device(), gpu=gpu, threads=threads,
                    dtype=study.foundation.dtype if gpu and work in ('unet','decode','vae') else 'float32',
                    noise=busy, commit=made_by['commit'], date=made_by['time'][:10], torch=made_by['packages']['torch'])
@@ -196,20 +199,22 @@ def measure_rates(profile, path=None, again=False, target='table1'):
     print(f'Measuring on {device()}, {threads} thread{"s"*(threads>1)}' + (f', {others()}' if others() else ''))
     made_by,busy = provenance(),others()                           # before the first row changes the file, and the load
     for s in studies_of(study, target):
-        for row in measure(s, threads, made_by, busy, known):      # written one by one: an interrupted call loses nothing
+        for row in measure(s, threads, made_by, busy, known):      # one by one: an interrupted call loses nothing
             known.add((row['work'],row['setting']))
-            t = pd.concat([read_rates(path),pd.DataFrame([row])], ignore_index=True).astype(dict(repeats=int, threads=int))
+            t = pd.concat([read_rates(path),pd.DataFrame([row])], ignore_index=True)
+            t = t.astype(dict(repeats=int, threads=int))
             save_table(path, t.drop_duplicates(KEY, keep='last').sort_values(KEY))
     print(f'Rates are in {nice(path)}; `dream-ood plan --profile {profile}` uses them.')
 
 # %% ../nbs/11_planning.ipynb #b3000018
 KNOWN = dict(  # Images that a dataset has, for sets that are not here
     cifar10=dict(train=50000, test=10000), cifar100=dict(train=50000, test=10000), mnist=dict(train=60000, test=10000),
-    fashion_mnist=dict(train=60000, test=10000), svhn=dict(train=73257, test=26032), dtd=dict(train=1880, val=1880, test=1880),
+    fashion_mnist=dict(train=60000, test=10000), svhn=dict(train=73257, test=26032),
+    dtd=dict(train=1880, val=1880, test=1880),
     places365=dict(train=1803460, val=36500, test=328500))
 
 def expected(study, role:str, src)->int: # role: a key of what `images` returns; src: Source
-    "How many images a set that is not here will have; of folders and lists: ImageNet's 1,300 and 50 a class, and 10,000 of an OOD set."
+    "How many images a set that is not here will have; of folders: as ImageNet has, and 10,000 of an OOD set."
     C,splits = len(study.data.classes),KNOWN.get(src.kind)
     own = role in ('ID train','ID validation','ID test')
     if splits: whole = sum(splits.values()) if src.split=='all' else splits.get(src.split,0)
@@ -224,14 +229,16 @@ def elsewhere(study)->dict:
     return study.dream_id.shift_sets or {} if study.dream_id.shifts else {}
 
 def images(study)->tuple:
-    "Set -> number of images; set -> what is said of one that is missing; training images of the smallest class, with its name, or None."
+    "Set -> images; set -> what is said of one that is missing; training images of the smallest class and its name."
     d,found,missing,least = study.data,{},{},None
-    def having(section, **changes): return study.model_copy(update={section:getattr(study,section).model_copy(update=changes)})
+    def having(section, **changes):
+        return study.model_copy(update={section:getattr(study,section).model_copy(update=changes)})
     roles = {f'ID {s}':(getattr(d,s), lambda s=s: id_set(study,s)) for s in ('train','validation','test')}
     if d.wide: roles['wide'] = d.wide,lambda: wide_set(study)
     if d.validation_outliers: roles['validation outliers'] = d.validation_outliers,lambda: validation_outliers(study)
     for n,src in d.ood.items(): roles[n] = src,lambda n=n,src=src: ood_sets(having('data', ood={n:src}))[n]
-    for n,src in elsewhere(study).items(): roles[n] = src,lambda n=n,src=src: shift_sets(having('dream_id', shift_sets={n:src}))[n]
+    for n,src in elsewhere(study).items():
+        roles[n] = src,lambda n=n,src=src: shift_sets(having('dream_id', shift_sets={n:src}))[n]
     for n,(src,load) in roles.items():
         src = src if src.download is None else src.model_copy(update=dict(download=None))
         try:
@@ -247,7 +254,8 @@ def too_few(study, least:tuple)->list: # of sentences
     "What the smallest class (images, its name) has too few training images for."
     (has,name),cfg = least,study.dream_id
     asked = {f'sampling.pools.{p}.k':q.k+1 for p,q in study.sampling.pools.items() if 'k' in parameters_of(q.rule)}
-    asked |= {f'dream_id.sizes.{real}':real for real in cfg.sizes} if cfg.sizes else {'dream_id.real_per_class':cfg.real_per_class}
+    if cfg.sizes: asked |= {f'dream_id.sizes.{real}':real for real in cfg.sizes}
+    else: asked['dream_id.real_per_class'] = cfg.real_per_class
     return [f'{key} needs {n:,} training images of each class, and {name!r} has {has:,}: lower it, or add images.'
             for key,n in asked.items() if n>has]
 
@@ -260,7 +268,8 @@ def no_foundation(study)->str:
     if Path(source).is_dir(): return ''
     files = ('model_index.json','unet/diffusion_pytorch_model.safetensors')
     if all(isinstance(try_to_load_from_cache(source, f, revision=how.revision), str) for f in files): return ''
-    return (f'foundation: {source!r} is not on this machine: it is fetched from the Hugging Face hub when the graph runs (some GB), '
+    return (f'foundation: {source!r} is not on this machine: it is fetched from the Hugging Face hub when '
+            'the graph runs (some GB), '
             f'or before by `hf download {source}`; or name a local folder in foundation.model.')
 
 # %% ../nbs/11_planning.ipynb #b3000021
@@ -281,7 +290,8 @@ def training_work(study, n:dict)->list: # n: set -> images
     seen,t = {},study.training
     for c,how in t.contenders.items():
         p,b = make_plan(SimpleNamespace(profile=study), how, n['ID train']),study.backbone(c)
-        seen[b] = seen.get(b,0) + p.steps*(p.batch_size+(p.outliers if how.outliers and how.outliers not in MADE else 0))
+        outliers = p.outliers if how.outliers and how.outliers not in MADE else 0
+        seen[b] = seen.get(b,0) + p.steps*(p.batch_size+outliers)
     again = min(2000,n['ID train']) if t.finetune.vae_fraction else 0
     return [*(('images trained on',f'train {b}',v) for b,v in seen.items()),('through the autoencoder','vae',again)]
 
@@ -318,7 +328,8 @@ def work(
         foundation=drawing(min(20,C)*6, d.steps, d.guidance>1),
         latent_space=[('images trained on','train encoder',ls.epochs*(n['ID train']//b)*b),
                       ('images read','score encoder',n['ID train']+ls.epochs*n['ID validation'])],
-        sampling=[(f'embeddings ({p})',('sample',rule_setting(q),C),C*q.per_class) for p,q in study.sampling.pools.items()],
+        sampling=[(f'embeddings ({p})',('sample',rule_setting(q),C),C*q.per_class)
+                  for p,q in study.sampling.pools.items()],
         decoding=[x for p in drawn(study).values() for x in drawing(*p)],
         training=training_work(study,n), dream_id=dream_id_work(study,n), evaluation=evaluation_work(study,n))
 
@@ -326,7 +337,8 @@ def bytes_of(study, n:dict, width:int)->dict: # artifact -> bytes of one seed
     "Disk that a study takes."
     C,px = len(study.data.classes),study.data.image_size**2*(1 if study.data.greyscale else 3)
     with torch.device('meta'):
-        encoder,net = (make_backbone(b,o,study.data.image_size) for b,o in ((study.latent_space.backbone,width),(study.training.backbone,C)))
+        encoder = make_backbone(study.latent_space.backbone, width, study.data.image_size)
+        net = make_backbone(study.training.backbone, C, study.data.image_size)
     def weights(m): return 4*sum(p.numel() for p in m.parameters())
     contenders = {m.contender for m in study.evaluation.methods.values()}
     kept = sum(v for k,v in n.items() if k not in ('wide',*(study.dream_id.shift_sets or ())))
@@ -349,7 +361,8 @@ def lookup(study, table:pd.DataFrame): # of one device
     p,settings = study.data.image_size,dict(list(needed(study)))
     for prefix,backbone in (('',study.training.backbone),(' encoder',study.latent_space.backbone)):
         settings |= {f'{w}{prefix}':f'{backbone}, {p} pixels' for w in ('train','score')}
-    settings |= {f'{w} {b}':f'{b}, {p} pixels' for w in ('train','score') for b in {study.backbone(c) for c in study.training.contenders}}
+    backbones = {study.backbone(c) for c in study.training.contenders}
+    settings |= {f'{w} {b}':f'{b}, {p} pixels' for w in ('train','score') for b in backbones}
     seconds = {(r.work,r.setting):r.seconds for r in table.itertuples()}
     def of(rate, amount):
         if rate is None or not amount: return 0.
@@ -360,7 +373,8 @@ def lookup(study, table:pd.DataFrame): # of one device
 
 def hours(s)->str:
     "Seconds in words."
-    return '?' if s is None else f'{s/3600:,.1f} h' if s>=3600 else f'{s/60:.0f} min' if s>=60 else '< 1 min' if s else '-'
+    if not s: return '?' if s is None else '-'
+    return f'{s/3600:,.1f} h' if s>=3600 else f'{s/60:.0f} min' if s>=60 else '< 1 min'
 
 def short(n)->str: return f'{n:,.0f}'
 def size(b)->str: return f'{b/1e9:,.1f} GB' if b>5e7 else f'{b/1e6:,.1f} MB'
@@ -370,7 +384,8 @@ def counted(n, word)->str: return f'{n} {word}{"s"*(n!=1)}'
 def columns(rows, right=())->str:
     "Rows of words, one under another."
     wide = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    def line(r): return '  '.join(c.rjust(w) if i in right else c.ljust(w) for i,(c,w) in enumerate(zip(r,wide))).rstrip()
+    def cell(i, c): return c.rjust(wide[i]) if i in right else c.ljust(wide[i])
+    def line(r): return '  '.join(cell(i,c) for i,c in enumerate(r)).rstrip()
     return '\n'.join('  '+line(r) for r in rows)
 
 def todo(study, seeds, runs, stage)->int:
@@ -384,7 +399,8 @@ def graph(study, seeds, runs, did:dict, stages)->str:
         said = {}
         for words,_,amount in did[stage]:
             if words and amount: said[words] = said.get(words,0)+amount
-        rows.append((NOTEBOOKS[stage], ', '.join(STAGES[stage][1]) or 'profile', str(len(seeds)), str(todo(study,seeds,runs,stage)),
+        reads,left = ', '.join(STAGES[stage][1]) or 'profile',todo(study,seeds,runs,stage)
+        rows.append((NOTEBOOKS[stage], reads, str(len(seeds)), str(left),
                      '; '.join(f'{short(v)} {w}' for w,v in said.items())))
     return columns(rows, (2,3))
 
@@ -395,7 +411,7 @@ def source_of(head:str, rows:pd.DataFrame)->str:
             + (f", {noise[0].split(' (')[0]}, so the rates are noisy" if noise else '')+'.')
 
 def estimate(study, seeds, runs, did:dict, table:pd.DataFrame, stages)->tuple:
-    "A row a stage and a column a device, and what has to be said of them; device -> (seconds of all that is to do, whether some are unknown)."
+    "Hours, a column a device, and notes on them; device -> (seconds of all that is to do, whether some are unknown)."
     heads,cols,notes,sums,undone = [],[],[],{},[todo(study,seeds,runs,s) for s in stages]
     for (name,threads),rows in table.groupby(['device','threads'], sort=False):
         of = lookup(study, rows)
@@ -407,11 +423,13 @@ def estimate(study, seeds, runs, did:dict, table:pd.DataFrame, stages)->tuple:
         least = '> ' if None in per else ''
         cols.append([*map(hours,per),*(least+hours(x) for x in (sum(x for x in per if x is not None),sum(left)))])
         notes.append(source_of(heads[-1], rows))
-    if not heads: return '  No rate of this study was measured yet: `dream-ood rates` with this profile measures them on the machine at hand.',{}
+    if not heads:
+        return '  No rate of this study was measured yet: `dream-ood rates` with this profile measures them.',{}
     names = [*(NOTEBOOKS[s] for s in stages),'one seed','all that is to do']
     rows = [('hours of one run',*heads),*((n,*(c[i] for c in cols)) for i,n in enumerate(names))]
     if not (table.gpu.astype(str)=='True').any():
-        notes.append('No rate was measured on a GPU yet: the hours are those of the device named, and GPU-hours are unknown until '
+        notes.append('No rate was measured on a GPU yet: the hours are those of the device named, and '
+                     'GPU-hours are unknown until '
                      '`dream-ood rates` has run on one.')
     notes.append('?: not measured. Left out: reading images, pictures, and the start of each notebook (some seconds).')
     return columns(rows, range(1,len(heads)+1))+'\n'+'\n'.join(f'  {n}' for n in notes),sums
@@ -429,7 +447,8 @@ def targets(study, target:str)->tuple: # [(study, stages)]; pages. Raises DreamE
     from dream_ood.paper import PAPER,needs,studies
     parts,one = studies(study),target.partition('/')[2]
     if target.partition('/')[0]!='paper' or one and one not in PAPER:
-        raise DreamError(f'There is no target {target!r} to plan: use table1, paper, or paper/ and one of {", ".join(PAPER)}.')
+        raise DreamError(f'There is no target {target!r} to plan: use table1, paper, or paper/ and one of '
+                         f'{", ".join(PAPER)}.')
     pages = [one] if one else list(PAPER)
     read = {n:{t for p in pages for t in needs(study,p).get(n,())} for n in parts}
     return [(parts[n],with_upstream(ts)) for n,ts in read.items() if ts],pages+['claims']*(not one)
@@ -437,13 +456,16 @@ def targets(study, target:str)->tuple: # [(study, stages)]; pages. Raises DreamE
 def report(study, stages, seeds, runs, n:dict, table:pd.DataFrame)->tuple: # images to draw, bytes, seconds by device
     "Print the graph, the disk and the hours of one study."
     counts = 'no classifier'
-    if 'evaluation' in stages: counts = counted(len(study.training.contenders),'classifier')+', '+counted(len(study.evaluation.methods),'row')
-    print(f'\n== Study {study.name}: {len(study.data.classes)} classes, {len(study.data.ood)} OOD sets, {counts}; seeds {", ".join(map(str,seeds))}')
+    trained,scored = len(study.training.contenders),len(study.evaluation.methods)
+    if 'evaluation' in stages: counts = counted(trained,'classifier')+', '+counted(scored,'row')
+    print(f'\n== Study {study.name}: {len(study.data.classes)} classes, {len(study.data.ood)} OOD sets, {counts}; '
+          f'seeds {", ".join(map(str,seeds))}')
     did,use,there = work(study,n),bytes_of(study,n,width(study)),resolve(runs)
     print('\nThe graph\n'+graph(study, seeds, runs, did, stages))
     while not there.exists(): there = there.parent
     each,free = sum(use.values()),shutil.disk_usage(there).free
-    rows = [*use.items(),('one seed',each),(counted(len(seeds),'seed')+', all',len(seeds)*each),(f'free at {nice(resolve(runs))!r}',free)]
+    rows = [*use.items(),('one seed',each),(counted(len(seeds),'seed')+', all',len(seeds)*each),
+            (f'free at {nice(resolve(runs))!r}',free)]
     print('\nDisk\n'+columns([(k,size(v)) for k,v in rows], (1,)))
     text,seconds = estimate(study, seeds, runs, did, table, stages)
     print('\nHours, estimated from measured rates\n'+text)
@@ -452,8 +474,10 @@ def report(study, stages, seeds, runs, n:dict, table:pd.DataFrame)->tuple: # ima
 def summed(made, parts, seeds, pages):
     "Print what all studies of a plan take together."
     runs = sum(len(seeds)*len(stages) for _,stages in parts)
-    print(f'\nIn all: {len(parts)} {"study" if len(parts)==1 else "studies"}, {runs} runs of stages for {counted(len(seeds),"seed")}, '
-          f'{counted(len(pages),"page")} of results; {short(sum(i for i,*_ in made))} images to draw, {size(sum(b for _,b,_ in made))} of disk')
+    print(f'\nIn all: {len(parts)} {"study" if len(parts)==1 else "studies"}, {runs} runs of stages for '
+          f'{counted(len(seeds),"seed")}, '
+          f'{counted(len(pages),"page")} of results; {short(sum(i for i,*_ in made))} images to draw, '
+          f'{size(sum(b for _,b,_ in made))} of disk')
     for d in dict.fromkeys(d for *_,sums in made for d in sums):
         each = [sums.get(d,(0,True)) for *_,sums in made]
         print(f'  on {d}: {"> " if any(unknown for _,unknown in each) else ""}{hours(sum(s for s,_ in each))}')

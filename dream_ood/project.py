@@ -16,14 +16,16 @@ ROOT = PACKAGE.parent
 
 def in_checkout():
     "Go to the project's root; raises DreamError outside of a checkout."
-    if not (ROOT/'settings.ini').is_file(): raise DreamError('This needs a checkout of the project: https://github.com/dream-ood/dream_ood.')
+    if not (ROOT/'settings.ini').is_file():
+        raise DreamError('This needs a checkout of the project: https://github.com/dream-ood/dream_ood.')
     os.chdir(ROOT)
 
 def call(*words, **kwargs):
     "Run a program of this environment; raises DreamError if it fails."
     program = Path(sys.executable).with_name(words[0])
     words = [str(program) if program.exists() else words[0],*map(str,words[1:])]
-    if code := subprocess.run(words, **kwargs).returncode: raise DreamError(f'{Path(words[0]).name} failed, with exit code {code} (see above).')
+    code = subprocess.run(words, **kwargs).returncode
+    if code: raise DreamError(f'{Path(words[0]).name} failed, with exit code {code} (see above).')
 
 # %% ../nbs/13_project.ipynb #b4000008
 NUMBER = re.compile(r'\b\d+_(\w+\.ipynb)\b')                       # 04_sampling.ipynb is the page sampling.html,
@@ -49,7 +51,8 @@ def dress(proc:Path):
             lines = [l for l in c.source.splitlines() if l.strip() and not l.startswith('#|')]
             names = [n.lower() for n in re.findall(r'^(?:def|class) (\w+)', c.source, re.M)]
             if c.cell_type!='code' or not lines: continue
-            if all(re.match('(import|from) ', l) for l in lines): c.source = '#| code-fold: true\n#| code-summary: imports\n'+c.source
+            if all(re.match('(import|from) ', l) for l in lines):
+                c.source = '#| code-fold: true\n#| code-summary: imports\n'+c.source
             elif names and names[0] not in named: c.source = f'#| label: {names[0]}\n'+c.source
             named.update(names[:1])
         nbformat.write(nb, f)
@@ -83,7 +86,8 @@ def write_readme():
     quiet = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={'remove-input'}))
     nb,pictures = nbformat.read(ROOT/'nbs'/'index.ipynb', 4),ROOT/'index_files'
     nb.metadata['language_info'] = {'name':'python'}
-    text,resources = MarkdownExporter(config=quiet).from_notebook_node(nb, {'output_files_dir':pictures.name, 'unique_key':'index'})
+    kept = {'output_files_dir':pictures.name, 'unique_key':'index'}
+    text,resources = MarkdownExporter(config=quiet).from_notebook_node(nb, kept)
     shutil.rmtree(pictures, ignore_errors=True)
     for name,data in resources['outputs'].items():
         pictures.mkdir(exist_ok=True)
@@ -95,7 +99,7 @@ def write_readme():
 
 # %% ../nbs/13_project.ipynb #b4000013
 def slim_notebook(path):
-    "Make an executed notebook lighter: pictures in 256 colours where that helps, and nothing of what a kernel says of its own transport."
+    "Make an executed notebook lighter: pictures in 256 colours where that helps, no words of the kernel's own."
     import nbformat
     from PIL import Image
     nb = nbformat.read(path, 4)
@@ -133,7 +137,8 @@ def record_runs(
     from dream_ood.runs import Run
     from dream_ood.study import load_profile
     kept.mkdir(parents=True, exist_ok=True)
-    for f in ('tables/table1.csv','tables/summary.md','figures/table1.png','figures/gallery.png'): shutil.copy(runs/'mini'/f, kept)
+    for f in ('tables/table1.csv','tables/summary.md','figures/table1.png','figures/gallery.png'):
+        shutil.copy(runs/'mini'/f, kept)
     save_json(kept/'gallery.json', gallery_data(Run(load_profile('profiles/mini.yaml'), 0, runs), per_class=8, real=8))
     shown = [*sorted(nbs.glob('0*.ipynb')),nbs/'paper'/'table1.ipynb']
     execute_in_place(*shown, nbs/'index.ipynb')
@@ -144,7 +149,7 @@ def record_runs(
 
 # %% ../nbs/13_project.ipynb #b4000016
 def check_files():
-    "Export and clean the notebooks and write README.md in a copy of the tracked files; raises DreamError if anything changes."
+    "Make modules and README.md anew in a copy of the tracked files; raises DreamError if any differs."
     in_checkout()
     def git(*words): return subprocess.run(['git',*words], cwd=copy, check=True, capture_output=True, text=True).stdout
     with tempfile.TemporaryDirectory() as copy:
@@ -160,11 +165,13 @@ def check_files():
         subprocess.run([sys.executable,'-m','dream_ood','project','readme'], cwd=copy, env=env, check=True)
         if changed := git('status','--porcelain'):
             print(git('--no-pager','diff','--stat')+changed)
-            raise DreamError('These files differ from what the notebooks say: run nbdev_export, nbdev_clean and make readme, and commit.')
+            raise DreamError('These files differ from what the notebooks say: run nbdev_export, '
+                             'nbdev_clean and make readme, and commit.')
     print('Notebooks, modules and README.md agree.')
 
 # %% ../nbs/13_project.ipynb #b4000018
-EMOJI = ['emoji-datasource-google','emoji-datasource-twitter','openmoji','@lobehub/fluent-emoji-3d','@iconify-json/emojione',
+EMOJI = ['emoji-datasource-google','emoji-datasource-twitter','openmoji','@lobehub/fluent-emoji-3d',
+         '@iconify-json/emojione',
          '@iconify-json/fxemoji','@iconify-json/noto-v1']
 DEBIAN = ['/usr/share/datasets/fashion-mnist','/usr/share/openclipart/png','/usr/share/fonts/truetype/lato']
 
@@ -174,7 +181,7 @@ def train_foundation(output=Path('_foundation')):
     from dream_ood.workflow import execute_notebook
     for f in DEBIAN:
         if not Path(f).exists():
-            raise DreamError(f'{f} is missing: install the Debian packages that nbs/foundation/01_pictures.ipynb lists, then go on.')
+            raise DreamError(f'{f} is missing: install the packages that nbs/foundation/01_pictures.ipynb lists.')
     if not (output/'node_modules').exists(): call('npm','install','--ignore-scripts','--prefix',output,*EMOJI)
     for n in ('01_pictures','02_training','03_quality'):
         print(f'== {n}', flush=True)
