@@ -128,7 +128,8 @@ def profile_of(
     if path.exists():
         old = yaml.safe_load(path.read_text()) or {}
         model = (old.get('foundation') or {}).get('model','bundled')
-        if (old.get('base'),(old.get('data') or {}).get('images'),model)==(base,str(images),foundation): return str(path)
+        if (old.get('base'),(old.get('data') or {}).get('images'),model)==(base,str(images),foundation):
+            return str(path)
         raise DreamError(f'{nice(path)!r} is of other images, or of another foundation: give this study '
                          'a name of its own (--name), or remove that folder.')
     with atomic(path) as p:
@@ -234,8 +235,9 @@ def answers(
         for f,q,s in zip(some, p, score.tolist()):
             first,second = q.topk(min(2,len(q))).indices.tolist()
             answer = classify.classes[first] if s>=classify.threshold else UNKNOWN
-            rows.append(dict(file=str(f), answer=answer, best=classify.classes[first], 
-                probability=round(float(q[first]),4), runner_up=classify.classes[second], score=round(s,4), threshold=round(classify.threshold,4)))
+            rows.append(dict(
+                file=str(f), answer=answer, best=classify.classes[first], probability=round(float(q[first]),4),
+                runner_up=classify.classes[second], score=round(s,4), threshold=round(classify.threshold,4)))
     return rows,wrong
 
 def written(rows, format:Format)->str:
@@ -263,7 +265,7 @@ def predict(
     images:Annotated[list[str], typer.Argument(help='Images, or folders of them.')],
     format:Annotated[Format, typer.Option('--format', '-f', help='How answers are written.')]=Format.table,
     output:Annotated[str, typer.Option('--output', '-o', help='A file to write them to, in place of the screen.')]='',
-    recall:Annotated[float, typer.Option(help='The share of validation images to accept; default: as it was made.')]=None):
+    recall:Annotated[float, typer.Option(help='Share of validation images to accept; default: as it was made.')]=None):
     """Ask a classifier: the name of a class, or "I don't know". `probability` is that of the best of the classes that
     it knows; it answers where `score` reaches `threshold`.
 

@@ -8,7 +8,7 @@ __all__ = ['UNITS', 'SD1', 'SD1_VAE', 'RATES', 'OWN_RATES', 'KEY', 'KNOWN', 'par
            'measure', 'studies_of', 'measure_rates', 'expected', 'elsewhere', 'images', 'too_few', 'no_foundation',
            'drawn', 'drawing', 'training_work', 'dream_id_work', 'evaluation_work', 'work', 'bytes_of', 'width',
            'lookup', 'hours', 'short', 'size', 'total', 'counted', 'columns', 'todo', 'graph', 'source_of', 'estimate',
-           'with_upstream', 'targets', 'report', 'summed', 'plan_study']
+           'targets', 'report', 'summed', 'plan_study']
 
 # %% ../nbs/11_planning.ipynb #b3000004
 import os,platform,shutil,time
@@ -28,6 +28,7 @@ from .sampling import parameters_of,sample
 from .training import make_plan
 from .evaluation import reads_features
 from .dream_id import SHIFTS
+from .workflow import with_upstream
 
 # %% ../nbs/11_planning.ipynb #b3000009
 UNITS = dict(unet='image and solver step', decode='image', vae='image', train='image and step', score='image',
@@ -435,12 +436,6 @@ def estimate(study, seeds, runs, did:dict, table:pd.DataFrame, stages)->tuple:
     return columns(rows, range(1,len(heads)+1))+'\n'+'\n'.join(f'  {n}' for n in notes),sums
 
 # %% ../nbs/11_planning.ipynb #b3000027
-def with_upstream(stages)->list:
-    "These stages and all that they read, in their order."
-    wanted = set(stages)
-    while more := {n for s in wanted for n in STAGES[s][1]}-wanted: wanted |= more
-    return [s for s in STAGES if s in wanted]
-
 def targets(study, target:str)->tuple: # [(study, stages)]; pages. Raises DreamError
     "What a target runs, and the pages that it ends in."
     if target=='table1': return [(study,list(STAGES))],['table1']
