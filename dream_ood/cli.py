@@ -415,10 +415,10 @@ def sentence(e:BaseException): # the sentence, or None for what is no user's mis
 def main():
     "The console script `dream-ood`."
     try: app()
-    except KeyboardInterrupt:
-        print('\nInterrupted: call it again to go on from here.', file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError: sys.exit(141)
+    except SystemExit as e:   # typer makes that of Ctrl-C; the jobs of a call leave the sentence to it
+        if e.code==130 and '--caller' not in sys.argv:
+            print('\nInterrupted: call it again to go on from here.', file=sys.stderr)
+        raise
     except Exception as e:
         if (said := sentence(e)) is None: raise
         print(f'Error: {said}', file=sys.stderr)
