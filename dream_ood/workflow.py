@@ -35,7 +35,8 @@ def execute_notebook(
     "Run a notebook in the working directory, show its progress, keep the executed copy."
     sys.modules.setdefault('rfc3987_syntax', None)   # jsonschema's check of addresses: not needed, and slow to import
     os.environ.setdefault('PYTHONWARNINGS', 'ignore:IProgress not found')
-    import papermill
+    import logging,papermill
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)   # it would tell at length of a kernel that is interrupted
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     name = Path(notebook).stem if 'seed' not in parameters else f"seed {parameters['seed']}, {Path(notebook).stem}"
     with tempfile.TemporaryDirectory(prefix='kernel-') as folder:
