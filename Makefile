@@ -1,6 +1,7 @@
+# Sets up .venv and calls the command line, `.venv/bin/dream-ood`:
 # make reproduce | classifier | plan | rates | test | docs | lab | foundation | check | readme | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
-#   ROW='Dream-OOD'   only this row of the study's table
+#   ROW='Dream-OOD'   only this row of the study's table            IMAGES=photos/shop   a folder, for make classifier
 #   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
 
@@ -10,6 +11,7 @@ RUNS    ?= _runs
 ROW     ?=
 TARGET  ?= table1
 AGAIN   ?=
+IMAGES  ?=
 COMMA   := ,
 PYTHON  ?= python3
 
@@ -18,16 +20,12 @@ OTHER := $(if $(GPU),faiss-cpu,faiss-gpu-cu12)
 READY := .venv/.ready-$(FAISS)
 BIN   := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export PYTHONWARNINGS := ignore:IProgress not found
-
-EMOJI := emoji-datasource-google emoji-datasource-twitter openmoji @lobehub/fluent-emoji-3d \
-         @iconify-json/emojione @iconify-json/fxemoji @iconify-json/noto-v1
 
 .PHONY: help reproduce classifier plan rates test docs lab foundation check readme record clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
 	@echo "make reproduce TARGET=paper   every table and figure of the paper, from PROFILE (hours)"
-	@echo "make classifier  from a folder of images to a classifier that may refuse: PROFILE=profiles/mine.yaml (its first seed)"
+	@echo "make classifier  from a folder of images to a classifier that may refuse: IMAGES=photos/shop, or PROFILE=profiles/mine.yaml"
 	@echo "make plan        what PROFILE would take: what is missing, the graph, images, disk and hours; computes nothing"
 	@echo "make rates       measure on this machine how long the pieces of PROFILE take, for make plan (AGAIN=1: anew; TARGET=paper)"
 	@echo "make test        run every notebook and every test"
@@ -51,25 +49,20 @@ $(READY): settings.ini setup.py
 
 reproduce: $(READY)
 	@echo "== Reproducing $(PROFILE), seeds $(SEEDS): finished stages are skipped, an interrupted one goes on"
-	@python tools/reproduce.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)' '$(TARGET)'
+	@dream-ood reproduce --profile '$(PROFILE)' --seeds '$(SEEDS)' --runs '$(RUNS)' --row '$(ROW)' --target '$(TARGET)'
 
 classifier: $(READY)
-	@python tools/classifier.py '$(PROFILE)' '$(firstword $(subst $(COMMA), ,$(SEEDS)))' '$(RUNS)'
+	@dream-ood classifier '$(or $(IMAGES),$(PROFILE))' --seed '$(firstword $(subst $(COMMA), ,$(SEEDS)))' --runs '$(RUNS)'
 
 plan: $(READY)
-	@python tools/plan.py '$(PROFILE)' '$(SEEDS)' '$(RUNS)' '$(ROW)' '$(TARGET)'
+	@dream-ood plan --profile '$(PROFILE)' --seeds '$(SEEDS)' --runs '$(RUNS)' --row '$(ROW)' --target '$(TARGET)'
 
 rates: $(READY)
-	@echo "== Measuring the pieces of $(PROFILE) on this machine, with random weights"
-	@python tools/rates.py '$(PROFILE)' tools/rates.csv '$(AGAIN)' '$(TARGET)'
+	@dream-ood rates --profile '$(PROFILE)' --target '$(TARGET)' $(if $(AGAIN),--again)
 
 test: $(READY)
 	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile --cov=dream_ood --cov-report=term --durations=15 -ra
-
-docs: $(READY)
-	@echo "== Building the website into _docs/"
-	@python tools/docs.py site
 
 lab: $(READY)
 	@echo "== Opening JupyterLab on nbs/ (Ctrl-C ends it)"
@@ -77,25 +70,25 @@ lab: $(READY)
 
 foundation: $(READY)
 	@echo "== Training the miniature foundation (nbs/foundation/; hours on two cores; it resumes when interrupted)"
-	@for f in /usr/share/datasets/fashion-mnist /usr/share/openclipart/png /usr/share/fonts/truetype/lato; do test -e $$f || \
-	  { echo "Error: $$f is missing: install the Debian packages that nbs/foundation/01_pictures.ipynb lists, then go on"; exit 1; }; done
-	@test -d _foundation/node_modules || npm install --ignore-scripts --prefix _foundation $(EMOJI)
-	@for n in 01_pictures 02_training 03_quality; do \
-	  echo "== $$n"; python tools/execute.py nbs/foundation/$$n.ipynb _foundation/$$n.ipynb || exit 1; done
+	@dream-ood foundation
+
+docs: $(READY)
+	@echo "== Building the website into _docs/"
+	@dream-ood project docs
 
 check: $(READY)
 	@echo "== Checking that notebooks, modules and README.md agree"
-	@sh tools/check.sh
-
-record: $(READY)
-	@echo "== Recording the finished runs of profiles/mini.yaml ($(TARGET)) in the notebooks, the start page and README.md"
-	@sh tools/record.sh '$(RUNS)' '$(TARGET)'
+	@dream-ood project check
 
 readme: $(READY)
 	@echo "== Writing README.md from nbs/index.ipynb"
-	@python tools/docs.py readme
+	@dream-ood project readme
+
+record: $(READY)
+	@echo "== Recording the finished runs of profiles/mini.yaml ($(TARGET)) in the notebooks, the start page and README.md"
+	@dream-ood project record --runs '$(RUNS)' --target '$(TARGET)'
 
 clean:
-	@echo "== Removing _docs/, _proc/, build/, caches (.venv and _runs/ stay)"
-	@rm -rf _docs _proc build dist .pytest_cache .coverage* .snakemake
+	@echo "== Removing _docs/, _proc/, build/, caches (.venv, _runs/ and .snakemake/, which knows them, stay)"
+	@rm -rf _docs _proc build dist .pytest_cache .coverage*
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

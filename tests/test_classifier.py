@@ -82,7 +82,7 @@ def test_a_circle_of_bases_is_one_sentence(tmp_path):
 def test_both_bases_can_be_planned(shop, tmp_path):
     for base in BASES:
         profile = written(tmp_path/'mine.yaml', base=str(ROOT/'profiles'/f'{base}.yaml'), name='mine', data=dict(images=str(shop/'mine')))
-        r = subprocess.run([sys.executable, 'tools/plan.py', str(profile), '0', str(tmp_path/'runs')], cwd=ROOT, capture_output=True, text=True)
+        r = subprocess.run([sys.executable, '-m', 'dream_ood', 'plan', '--profile', str(profile), '--seeds', '0', '--runs', str(tmp_path/'runs')], cwd=ROOT, capture_output=True, text=True)
         assert r.returncode == 0 and 'The graph' in r.stdout and ('CompVis' in r.stdout) == (base == 'own'), r.stdout + r.stderr
 
 # -- one folder, three splits -----------------------------------------------------------------------------------------
@@ -132,12 +132,12 @@ def test_what_a_folder_lacks_is_one_sentence_before_anything_runs(shop, tmp_path
 
 def test_the_command_says_one_sentence(shop, tmp_path):
     for profile, seed in ((mine(shop, tmp_path, data=dict(images=str(shop/'none'))), '0'), (tmp_path/'none.yaml', '0')):
-        r = subprocess.run([sys.executable, 'tools/classifier.py', str(profile), seed, str(tmp_path/'runs')], cwd=ROOT, capture_output=True, text=True)
+        r = subprocess.run([sys.executable, '-m', 'dream_ood', 'classifier', str(profile), '--seed', seed, '--runs', str(tmp_path/'runs')], cwd=ROOT, capture_output=True, text=True)
         assert r.returncode and r.stderr.startswith('Error: ') and len(r.stderr.strip().splitlines()) == 1 and not (tmp_path/'runs').exists(), r.stderr
 
 # -- the command ------------------------------------------------------------------------------------------------------
 def command(folder, seed='0'):
-    r = subprocess.run([sys.executable, 'tools/classifier.py', 'profiles/smoke.yaml', seed, '_runs'], cwd=folder, capture_output=True, text=True)
+    r = subprocess.run([sys.executable, '-m', 'dream_ood', 'classifier', 'profiles/smoke.yaml', '--seed', seed], cwd=folder, capture_output=True, text=True)
     return r.returncode, r.stdout + r.stderr
 
 def test_it_runs_what_is_missing_up_to_the_evaluation_then_the_classifier_then_nothing(project):
@@ -150,9 +150,9 @@ from dream_ood.plots import *
 run = Run.open(profile, seed, runs)
 if Path('broken').exists(): raise DreamError('The image x.png is corrupt: delete it.')
 for f in ('classifier.safetensors', 'report.html'): save_json(run.folder.parent/'classifier'/f, 1)
-save_json(run.folder.parent/'classifier'/'classifier.json', dict(made_from=dict(seed=seed, evaluation=run.stage('evaluation').require()._read('provenance.json')['result'])))""", parameters="profile = None\nseed = None\nruns = None")
+save_json(run.folder.parent/'classifier'/'classifier.json', dict(recall=.95, format=1, made_from=dict(seed=seed, evaluation=run.stage('evaluation').require()._read('provenance.json')['result'])))""", parameters="profile = None\nseed = None\nruns = None")
     run = hollow(project)
-    shutil.rmtree(run.stage('dream_id').folder); (run.folder/'notebooks'/'07_dream_id.ipynb').unlink(); shutil.rmtree(run.stage('evaluation').folder)
+    shutil.rmtree(run.stage('dream_id').folder); (run.folder/'done'/'07_dream_id.json').unlink(); shutil.rmtree(run.stage('evaluation').folder)
     (project/'broken').touch()
     code, said = command(project)
     assert code and 'The image x.png is corrupt' in said and 'Traceback' not in said and not (run.folder.parent/'classifier').exists()
@@ -167,7 +167,7 @@ save_json(run.folder.parent/'classifier'/'classifier.json', dict(made_from=dict(
     code, said = command(project, '1')                                      # and for another seed, another classifier
     assert code == 0 and '[1 of 1] The classifier of smoke, seed 1' in said and load_json(run.folder.parent/'classifier'/'classifier.json')['made_from']['seed'] == 1
     code, said = command(project, 'one')
-    assert code and said == "Error: SEEDS is 'one': a classifier is made of one seed, a whole number such as SEEDS=0.\n"
+    assert code and said == "Error: SEEDS is 'one': a classifier is made of one seed, a whole number such as 0.\n"
 
 # -- the choice -------------------------------------------------------------------------------------------------------
 def chosen_of(run, rows):
@@ -349,3 +349,24 @@ heavy = {{'diffusers','transformers','papermill','snakemake','pandas','matplotli
 sys.exit(f'imported: {{sorted(heavy)}}' if heavy else 0)"""
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert r.returncode == 0, r.stderr
+
+# -- asking from the command line -------------------------------------------------------------------------------------
+def predict(*args):
+    r = subprocess.run([sys.executable, '-m', 'dream_ood', 'predict', *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+    return r.returncode, r.stdout, r.stderr
+
+def test_predict_answers_as_the_classifier_does(folder, tmp_path):
+    import csv, json
+    classify = load(folder)
+    for i in range(3): draw(tmp_path/'some'/f'{i}.png', i, i % 2)
+    files = sorted((tmp_path/'some').iterdir())
+    code, out, err = predict(folder, tmp_path/'some', '--format', 'json')
+    rows = json.loads(out)
+    assert code == 0 and [r['file'] for r in rows] == list(map(str, files)) and [r['answer'] for r in rows] == classify(files), err
+    assert all(r['best'] != r['runner_up'] and (r['answer'] == UNKNOWN) == (r['score'] < r['threshold']) for r in rows)
+    (tmp_path/'some'/'3.png').write_bytes(b'no picture')
+    code, out, err = predict(folder.parent, tmp_path/'some', tmp_path/'none.png', '--format', 'csv', '--output', tmp_path/'answers.csv')
+    assert code == 1 and out == '' and len(err.strip().splitlines()) == 2 and '3.png' in err and 'none.png' in err, err
+    assert [r['answer'] for r in csv.DictReader(open(tmp_path/'answers.csv'))] == classify(files)
+    code, out, err = predict(folder, files[0])
+    assert code == 0 and len(out.splitlines()) == 2 and out.startswith('file')

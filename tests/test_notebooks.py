@@ -7,8 +7,7 @@ from dream_ood.study import load_profile, read_profile
 from dream_ood.runs import NOTEBOOKS, Run, STAGES
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT/'tools'))
-from execute import execute_notebook
+from dream_ood.workflow import execute_notebook
 PROFILE = str(ROOT/'profiles'/'smoke.yaml')
 
 @pytest.fixture(scope='module', autouse=True)

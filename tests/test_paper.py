@@ -214,28 +214,29 @@ def test_an_ablation_that_changes_nothing_else_shares_its_start(profile, runs):
     first = {n:pd.read_csv(stage/f'{n}.csv').ce[0] for n in ('Dream-OOD','β 0.3','β 1')}
     assert len(set(first.values())) == 1
 
-def test_the_graph_asks_for_what_the_pages_read(profile, tmp_path, monkeypatch):
+def test_the_graph_asks_for_what_the_pages_read(profile, tmp_path):
     def dry(target):
-        r = subprocess.run([sys.executable,'-m','snakemake','-n','--cores','2','--rerun-triggers','mtime','--nolock','--snakefile',str(ROOT/'Snakefile'),'--directory',str(tmp_path),
-                            '--config',f'profile={profile}','seeds="0,1"',f'runs={tmp_path}',f'target={target}'], capture_output=True, text=True, cwd=tmp_path)
+        r = subprocess.run([sys.executable,'-m','snakemake','-n','--cores','2','--nolock','--snakefile',str(ROOT/'workflow'/'Snakefile'),
+                            '--directory',str(tmp_path),'--config',f'profile={profile}','seeds="0,1"',f'runs={tmp_path}',f'target={target}'],
+                           capture_output=True, text=True, cwd=tmp_path)
         assert r.returncode == 0, r.stdout+r.stderr
-        return dict(re.findall(r'^([\w-]+)\s+(\d+)$', r.stdout+r.stderr, re.M))
+        return set(re.findall(r'^Job \d+: (.*)$', r.stdout+r.stderr, re.M))
     for f in ('nbs','profiles','settings.ini'): (tmp_path/f).symlink_to(ROOT/f)
+    name = load_profile(profile).name
     jobs = dry('paper')
-    assert {f'page_{n}' for n in PAPER} | {'claims'} <= set(jobs)
-    assert {f'{s}_evaluation_{k}' for s in ('tables','ablations') for k in SEEDS} | {f'dream-id_dream_id_{k}' for k in SEEDS} <= set(jobs)
-    assert 'dream-id_training_0' not in jobs and 'ablations_dream_id_0' not in jobs
+    assert {f'{name}: paper/{n}, seeds 0, 1' for n in (*PAPER,'claims')} <= jobs
+    assert {f'{name}-{s}, seed {k}: 08_evaluation' for s in ('tables','ablations') for k in SEEDS} <= jobs
+    assert {f'{name}-dream-id, seed {k}: 07_dream_id' for k in SEEDS} <= jobs
+    assert not {f'{name}-dream-id, seed 0: 06_regularized_training',f'{name}-ablations, seed 0: 07_dream_id'} & jobs
     one = dry('paper/efficiency')
-    assert 'page_efficiency' in one and 'claims' not in one and not [j for j in one if j.startswith('tables')]
-    assert not [j for j in dry('runs/ablations') if j.startswith(('page','tables'))]
+    assert f'{name}: paper/efficiency, seeds 0, 1' in one and not [j for j in one if 'claims' in j or j.startswith(f'{name}-tables')]
+    assert not [j for j in dry('runs/ablations') if 'paper/' in j or j.startswith(f'{name}-tables')]
 
-@pytest.mark.parametrize('args,words', [(['profiles/mini.yaml','0','_runs','','papers'],'There is no target'), (['profiles/mini.yaml','0','_runs','','paper/none'],'There is no target'), (['profiles/mini.yaml','0','_runs','','runs/controls'],'There is no target'),
-                                        (['profiles/mini.yaml','0','_runs','Dream-OOD','paper'],'ROW')])
-def test_a_target_that_is_none_is_one_sentence(args, words):
-    sys.path.insert(0, str(ROOT/'tools'))
-    import reproduce
-    with pytest.raises(DreamError, match=words) as e: reproduce.main(*args)
-    assert '\n' not in str(e.value)
+@pytest.mark.parametrize('more,words', [(['-t','papers'],'There is no target'), (['-t','paper/none'],'There is no target'), (['-t','runs/controls'],'There is no target'),
+                                        (['-t','paper','--row','Dream-OOD'],'ROW')])
+def test_a_target_that_is_none_is_one_sentence(more, words):
+    r = subprocess.run([sys.executable,'-m','dream_ood','reproduce','-s','0',*more], cwd=ROOT, capture_output=True, text=True)
+    assert r.returncode == 2 and r.stderr.startswith('Error: ') and words in r.stderr and len(r.stderr.strip().splitlines()) == 1
 
 def test_studies_are_written_once(profile, tmp_path):
     paths = write_studies(load_profile(profile), tmp_path)

@@ -10,8 +10,8 @@ from dream_ood.study import Profile,load_profile
 from dream_ood.runs import Run,STAGES
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT/'tools'))
-import plan,rates
+from dream_ood import planning as plan
+from dream_ood.cli import numbers
 
 WNIDS = ['n01498041','n01514859','n01582220','n02123045','n02391049','n03761084']   # of the 100: stingray, hen, magpie, tabby, zebra, microwave
 RNG = np.random.default_rng(0)
@@ -19,15 +19,15 @@ RNG = np.random.default_rng(0)
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     "This project in a folder of its own, with no data and no runs."
-    for f in ('Snakefile','settings.ini','tools','profiles'): (shutil.copytree if (ROOT/f).is_dir() else shutil.copy)(ROOT/f, tmp_path/f)
+    for f in ('workflow','settings.ini','profiles'): (shutil.copytree if (ROOT/f).is_dir() else shutil.copy)(ROOT/f, tmp_path/f)
     (tmp_path/'nbs').symlink_to(ROOT/'nbs')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
-def said(capsys, *args):
+def said(capsys, profile, seeds='0,1,2', runs='_runs', row='', target='table1', *rates):
     "What the plan prints; it must make no file and open no model."
     before = sorted(Path.cwd().rglob('*'))
-    assert plan.main(*map(str,args))==0
+    plan.plan_study(profile, numbers(seeds), runs, row, target, *rates)
     assert sorted(Path.cwd().rglob('*'))==before
     return capsys.readouterr().out
 
@@ -70,7 +70,8 @@ def test_every_kind_of_profile_can_be_planned(profile, project, capsys): assert 
 
 @pytest.mark.parametrize('args,words', [(('profiles/none.yaml',),'no profile'), (('profiles/mini.yaml','a'),'SEEDS'), (('profiles/mini.yaml','0','_runs','Nothing'),'no row')])
 def test_a_plan_of_nothing_is_one_sentence(args, words, project):
-    with pytest.raises(DreamError, match=words) as e: plan.main(*args)
+    profile,seeds,*more = (*args,'0')[:max(2,len(args))]
+    with pytest.raises(DreamError, match=words) as e: plan.plan_study(profile, numbers(seeds), *more)
     assert '\n' not in str(e.value)
 
 def test_all_studies_of_the_paper_are_planned(project, capsys, computes_nothing):
@@ -84,7 +85,7 @@ def test_all_studies_of_the_paper_are_planned(project, capsys, computes_nothing)
     assert f'{2*sum(drawn):,} images to draw' in out and 'In all: 3 studies, 42 runs of stages for 2 seeds' in out
     one = said(capsys, 'profiles/imagenet100.yaml', '0', '_runs', '', 'paper/efficiency')
     assert '== Study imagenet100-ablations' in one and 'imagenet100-tables' not in one
-    with pytest.raises(DreamError, match='no target'): plan.main('profiles/mini.yaml', '0', '_runs', '', 'papers')
+    with pytest.raises(DreamError, match='no target'): plan.plan_study('profiles/mini.yaml', [0], '_runs', '', 'papers')
 
 def test_backbones_of_contenders_have_rates_of_their_own(project):
     d = yaml.safe_load(Path('profiles/smoke.yaml').read_text())
@@ -121,7 +122,7 @@ def test_trainings_of_dream_id_are_counted_over_sizes_policies_and_shifts(projec
 # -- the rates --------------------------------------------------------------------------------------------------------
 def made_up(study, seconds, **row):
     "A rate for every piece of work of a study."
-    return pd.DataFrame([dict(work=w, setting=s, seconds=seconds, per='', device='Some CPU', gpu=False, threads=1, noise='', commit='abc', date='2026-01-01') | row for w,s in rates.needed(study)])
+    return pd.DataFrame([dict(work=w, setting=s, seconds=seconds, per='', device='Some CPU', gpu=False, threads=1, noise='', commit='abc', date='2026-01-01') | row for w,s in plan.needed(study)])
 
 def test_hours_are_counts_times_rates(project, capsys):
     study = load_profile('profiles/imagenet100.yaml')
@@ -143,24 +144,24 @@ def test_a_gpu_and_noise_are_named_and_what_is_not_measured_is_not_guessed(proje
     assert next(l for l in hours.splitlines() if '05_decoding' in l).count('?')==1 and '> ' in next(l for l in hours.splitlines() if 'one seed' in l)
 
 def test_rates_are_measured_once_with_their_provenance(project, capsys):
-    rates.main('profiles/smoke.yaml', 'r.csv')
-    t = rates.read('r.csv')
-    assert set(zip(t.work,t.setting))==set(rates.needed(load_profile('profiles/smoke.yaml'))) and (t.seconds>0).all() and (t.lowest<=t.seconds).all() and (t.seconds<=t.highest).all()
-    assert t.device.str.len().min()>0 and t.date.str.len().min()==10 and t.commit.str.len().min()>0 and set(t.per)<=set(rates.UNITS.values())
+    plan.measure_rates('profiles/smoke.yaml', 'r.csv')
+    t = plan.read_rates('r.csv')
+    assert set(zip(t.work,t.setting))==set(plan.needed(load_profile('profiles/smoke.yaml'))) and (t.seconds>0).all() and (t.lowest<=t.seconds).all() and (t.seconds<=t.highest).all()
+    assert t.device.str.len().min()>0 and t.date.str.len().min()==10 and t.commit.str.len().min()>0 and set(t.per)<=set(plan.UNITS.values())
     before = Path('r.csv').read_bytes()
-    rates.main('profiles/smoke.yaml', 'r.csv')
+    plan.measure_rates('profiles/smoke.yaml', 'r.csv')
     assert Path('r.csv').read_bytes()==before
     assert 'not measured yet' not in said(capsys,'profiles/smoke.yaml','0','_runs','','table1','r.csv')
 
 def test_rates_of_the_paper_are_those_of_its_studies():
     study = load_profile(ROOT/'profiles'/'imagenet100.yaml')
-    settings = [s for part in rates.parts(study,'paper') for _,s in rates.needed(part)]
-    assert rates.parts(study,'table1')==[study] and all(any(s.startswith(w) for s in settings) for w in ('resnet50','densenet121','gaussian','boundary','anywhere','interpolation'))
+    settings = [s for part in plan.studies_of(study,'paper') for _,s in plan.needed(part)]
+    assert plan.studies_of(study,'table1')==[study] and all(any(s.startswith(w) for s in settings) for w in ('resnet50','densenet121','gaussian','boundary','anywhere','interpolation'))
 
 def test_stable_diffusion_has_its_real_size():
     study = load_profile(ROOT/'profiles'/'imagenet100.yaml')
-    assert [rates.size_of(rates.part(study,p)) for p in ('unet','vae')]==['860M','83.7M']
-    assert any('64x64 latents' in s for _,s in rates.needed(study))
+    assert [plan.size_of(plan.part(study,p)) for p in ('unet','vae')]==['860M','83.7M']
+    assert any('64x64 latents' in s for _,s in plan.needed(study))
 
 # -- the whole graph --------------------------------------------------------------------------------------------------
 def photograph(path, hue):
@@ -225,7 +226,7 @@ def test_the_whole_graph_of_a_small_imagenet(project, capsys):
     before = said(capsys, 'profiles/imagenet6.yaml', '0')
     assert 'MISSING' not in before and 'ID train' in before and f'{6*10}' in section(before,'Images')
     env = os.environ | dict(HF_HUB_OFFLINE='1', OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH','')]))
-    r = subprocess.run([sys.executable,'-m','snakemake','--cores','1','--rerun-triggers','mtime','--config','profile=profiles/imagenet6.yaml','seeds=0','runs=_runs'],
+    r = subprocess.run([sys.executable,'-m','dream_ood','reproduce','--profile','profiles/imagenet6.yaml','--seeds','0','--','--cores','1'],
                        capture_output=True, text=True, env=env)     # one core: other tests run beside this one
     assert r.returncode==0, r.stdout[-3000:]+r.stderr[-3000:]
     run = Run.open('profiles/imagenet6.yaml', 0, '_runs')

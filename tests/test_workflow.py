@@ -1,5 +1,5 @@
 "The graph of notebook runs: it parses for every profile, runs what is missing or stale and nothing else, and fails in one sentence."
-import os, re, shutil, subprocess, sys, time
+import contextlib, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import nbformat, pytest, torch, yaml
@@ -7,7 +7,6 @@ from dream_ood.core import load_json, save_json
 from dream_ood.runs import NOTEBOOKS, Run, STAGES
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT/'tools'))
 PROFILES = [p.name for p in sorted((ROOT/'profiles').glob('*.yaml')) if 'name' in yaml.safe_load(p.read_text())]   # without a name: a base of others
 
 def notebook(path, *sources, parameters):
@@ -19,7 +18,7 @@ def notebook(path, *sources, parameters):
 @pytest.fixture
 def project(tmp_path):
     "This project with hollow stages: each writes one file."
-    for f in ('Snakefile', 'settings.ini', 'tools', 'profiles'):
+    for f in ('workflow', 'settings.ini', 'profiles'):
         (shutil.copytree if (ROOT/f).is_dir() else shutil.copy)(ROOT/f, tmp_path/f)
     stage = '''from pathlib import Path
 from dream_ood.core import *
@@ -41,51 +40,83 @@ for f in ('tables/table1.csv','tables/table1.md','tables/summary.md','figures/ga
     return tmp_path
 
 def snakemake(folder, *args, profile='profiles/smoke.yaml', seeds='0,1', shards=1):
-    r = subprocess.run([sys.executable, '-m', 'snakemake', '--cores', '1', '--dry-run', '--rerun-triggers', 'mtime', '--nolock', *args,
-                        '--config', f'profile={profile}', f'seeds="{seeds}"', f'shards={shards}', 'runs=_runs'], cwd=folder, capture_output=True, text=True)
+    "Plain snakemake, as a user of it would call it."
+    r = subprocess.run([sys.executable, '-m', 'snakemake', '--cores', '1', '--dry-run', '--nolock', *args,
+                        '--config', f'profile={profile}', f'seeds="{seeds}"', f'shards={shards}', 'runs=_runs'],
+                       cwd=folder, capture_output=True, text=True)
     return r.returncode, r.stdout + r.stderr
 
-def planned(folder, seeds='0'):
-    "The rules that would run."
-    code, said = snakemake(folder, seeds=seeds)
+def planned(folder, seeds='0', **kwargs):
+    "What would run, as people see it."
+    code, said = snakemake(folder, seeds=seeds, **kwargs)
     assert code == 0, said
-    return set(re.findall(r'^(\w+)\s+1$', said, re.M)) - {'total'}
+    return set(re.findall(r'^Job \d+: (.*)$', said, re.M))
 
-def reproduce(folder, profile='profiles/smoke.yaml', seeds='0'):
-    r = subprocess.run([sys.executable, 'tools/reproduce.py', profile, seeds, '_runs'], cwd=folder, capture_output=True, text=True)
+def command(folder, *args):
+    "A call of dream-ood: exit code, and all that it says."
+    r = subprocess.run([sys.executable, '-m', 'dream_ood', *map(str, args)], cwd=folder, capture_output=True, text=True)
     return r.returncode, r.stdout + r.stderr
+
+def reproduce(folder, profile='profiles/smoke.yaml', seeds='0', *more):
+    return command(folder, 'reproduce', '--profile', profile, '--seeds', seeds, *more)
+
+TABLE = 'Table 1 of smoke, seeds 0'
 
 def hollow(folder, seed=0):
-    "Finish every stage, and its executed notebook, without running anything."
+    "Finish every stage, and mark it as the graph does, without running anything."
     run = Run.open(folder/'profiles'/'smoke.yaml', seed, folder/'_runs')
     for name, nb in NOTEBOOKS.items():
         s = run.stage(name).begin()
         save_json(s/'r.json', seed)
         s.finish()
-        out = run.folder/'notebooks'/f'{nb}.ipynb'
-        out.parent.mkdir(exist_ok=True)
-        out.write_text('{}')
+        (run.folder/'done').mkdir(exist_ok=True)
+        shutil.copy(s/'provenance.json', run.folder/'done'/f'{nb}.json')
     return run
 
 @pytest.mark.parametrize('profile', PROFILES)
 def test_graph_of_every_profile(project, profile):
-    code, said = snakemake(project, profile=f'profiles/{profile}')
-    assert code == 0, said
-    for seed in (0, 1):
-        for s in STAGES: assert f'{s}_{seed}' in said
-    assert 'total' in said and str(2*len(STAGES) + 2) in said     # two seeds, a first look, the table
+    name = yaml.safe_load((project/'profiles'/profile).read_text())['name']
+    table = {'A first look: Table 1 of seed 0 alone', f'Table 1 of {name}, seeds 0, 1'}
+    assert planned(project, seeds='0,1', profile=f'profiles/{profile}') == table | {f'Seed {k}: {nb}' for k in (0, 1) for nb in NOTEBOOKS.values()}
 
 def test_only_what_is_stale_runs(project):
     hollow(project)
-    assert planned(project) == {'tables'}
+    assert planned(project) == {TABLE}
     p = project/'profiles'/'smoke.yaml'
     p.write_text(p.read_text().replace('beta: 0.1', 'beta: 0.2'))
-    assert planned(project) == {'training_0', 'evaluation_0', 'dream_id_0', 'tables'}
+    assert planned(project) == {*(f'Seed 0: {NOTEBOOKS[s]}' for s in ('training', 'evaluation', 'dream_id')), TABLE}
+
+@pytest.mark.parametrize('old,new,first', [('sigma: 0.0735', 'sigma: 0.08', ['sampling']), ('k: 5\n  methods', 'k: 6\n  methods', ['evaluation']),
+                                           ('guidance: 3.0', 'guidance: 2.0', ['decoding']), ('steps: 3\n  batch_size: 64', 'steps: 4\n  batch_size: 64', ['dream_id']),
+                                           ('alignment: 0.0 ', 'alignment: 0.5 ', ['latent_space'])])
+def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(project, old, new, first):
+    hollow(project)
+    p = project/'profiles'/'smoke.yaml'
+    assert old in p.read_text()
+    p.write_text(p.read_text().replace(old, new, 1))
+    wanted = set(first)
+    while more := {s for s, (_, needs) in STAGES.items() if set(needs) & wanted} - wanted: wanted |= more
+    assert planned(project) == {TABLE} | {f'Seed 0: {NOTEBOOKS[s]}' for s in wanted}
 
 def test_a_lost_file_is_made_again(project):
     run = hollow(project)
     (run.stage('sampling')/'r.json').unlink()
-    assert {'sampling_0', 'decoding_0'} <= planned(project) and not {'data_0', 'latent_space_0'} & planned(project)
+    assert {'Seed 0: 04_sampling', 'Seed 0: 05_decoding'} <= planned(project) and not {'Seed 0: 01_data', 'Seed 0: 03_latent_space'} & planned(project)
+
+def test_what_was_run_for_another_profile_by_hand_is_found(project):
+    "In JupyterLab: the stage folder is of other values than Snakemake remembers."
+    run = hollow(project)
+    other = Run(run.profile.model_copy(update=dict(dream_id=run.profile.dream_id.model_copy(update=dict(steps=7)))), 0, project/'_runs')
+    s = other.stage('dream_id').begin()
+    save_json(s/'r.json', 0); s.finish()
+    assert planned(project) == {'Seed 0: 07_dream_id', TABLE}
+
+def test_other_seeds_make_the_table_anew_and_nothing_else(project):
+    for k in (0, 1): hollow(project, k)
+    assert reproduce(project, seeds='0,1')[0] == 0 and planned(project, seeds='0,1') == set()
+    assert planned(project, seeds='1') == {'Table 1 of smoke, seeds 1'}
+    (project/'_runs'/'smoke'/'seed0'/'done'/'table1.md').unlink()
+    assert planned(project, seeds='0') == {TABLE}
 
 def test_reproduce_finishes_then_does_nothing_and_goes_on_after_a_failure(project):
     run = hollow(project)
@@ -95,9 +126,10 @@ def test_reproduce_finishes_then_does_nothing_and_goes_on_after_a_failure(projec
     assert code != 0 and 'Error: The image x.png is corrupt: delete it.' in said and 'Stopped at Seed 0: 07_dream_id' in said and 'Traceback' not in said
     (project/'broken').unlink()
     code, said = reproduce(project)
-    assert code == 0 and '[1 of 2] Seed 0: 07_dream_id' in said and '[2 of 2] Table 1' in said and 'gallery.png' in said
+    assert code == 0 and '[1 of 2] Seed 0: 07_dream_id' in said and '[2 of 2] Table 1' in said and 'gallery.png' in said, said
     code, said = reproduce(project)
     assert code == 0 and 'Nothing to be done' in said and '==' not in said and 'table1.csv' in said
+    assert (run.folder/'notebooks'/'07_dream_id.ipynb').exists()
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is not shared')
 def test_the_first_seed_has_all_cores_and_the_others_share_them(project):
@@ -122,30 +154,72 @@ def test_an_unwritable_run_folder_is_one_sentence(project):
     code, said = reproduce(project)
     assert code != 0 and said.startswith('Error: Cannot write') and len(said.strip().splitlines()) == 1, said
 
-def test_what_a_killed_call_left_is_ended_and_a_living_call_is_not(project, capsys):
-    import reproduce
-    from contextlib import contextmanager
-    @contextmanager
-    def working(caller):
-        "A process such as a call of `make reproduce` has at work."
-        env = os.environ | ({reproduce.CALL: str(caller)} if caller else {})
-        p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)', 'tools/execute.py', 'profile=a.yaml', 'runs=_runs'], cwd=project, env=env)
-        try: yield p
-        finally: p.kill(); p.wait()
-    gone = subprocess.Popen(['true']); gone.wait()
-    living = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)', 'tools/reproduce.py'])
-    here = os.getcwd(); os.chdir(project)
+@contextlib.contextmanager
+def calling(folder, seeds='0'):
+    "A call of dream-ood that is at work on its first stage, and goes on only when the file `wait` is gone."
+    (folder/'wait').touch()
+    nb = folder/'nbs'/f'{NOTEBOOKS["data"]}.ipynb'
+    text = nb.read_text()
+    if 'waiting' not in text:
+        doc = nbformat.read(nb, 4)
+        doc.cells.append(nbformat.v4.new_code_cell("import time\nPath('waiting').touch()\nwhile Path('wait').exists(): time.sleep(.2)"))
+        doc.cells[-1], doc.cells[-2] = doc.cells[-2], doc.cells[-1]
+        doc.cells[1].source = 'from pathlib import Path\n' + doc.cells[1].source
+        nbformat.write(doc, nb)
+    p = subprocess.Popen([sys.executable, '-m', 'dream_ood', 'reproduce', '-p', 'profiles/smoke.yaml', '-s', seeds], cwd=folder,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     try:
-        with working(gone.pid) as a, working(living.pid) as b, working(None) as c:
-            time.sleep(1)
-            reproduce.end_orphans(['a.yaml'], '_runs')
-            assert a.wait(10) and b.poll() is None is c.poll() and f'process {a.pid}' in capsys.readouterr().out
-    finally: os.chdir(here); living.kill(); living.wait()
+        for _ in range(600):
+            if (folder/'waiting').exists() or p.poll() is not None: break
+            time.sleep(.1)
+        assert p.poll() is None, p.communicate()[0]
+        yield p
+    finally:
+        (folder/'wait').unlink(missing_ok=True); (folder/'waiting').unlink(missing_ok=True)
+        if p.poll() is None: p.kill()
+        p.communicate()
+
+def jobs_of(pid): return subprocess.run(['pgrep', '-f', f'dream_ood execute --caller {pid} '], capture_output=True, text=True).stdout.split()
+
+def test_two_calls_at_once_are_one_sentence_and_a_killed_one_goes_on(project):
+    with calling(project) as p:
+        code, said = reproduce(project)
+        assert code == 2 and said.startswith('Error: Another call is at work in') and len(said.strip().splitlines()) == 1, said
+        code, said = snakemake(project, seeds='0')                    # to look is allowed,
+        assert code == 0
+        r = subprocess.run([sys.executable, '-m', 'snakemake', '--config', 'profile=profiles/smoke.yaml', 'seeds="0"'], cwd=project, capture_output=True, text=True)
+        assert r.returncode and 'cannot be locked' in r.stderr        # and Snakemake's own lock is there for plain snakemake
+        assert jobs_of(p.pid)
+        p.kill(); p.wait()
+        for _ in range(400):                                          # what it left ends by itself
+            if not jobs_of(p.pid): break
+            time.sleep(.1)
+        assert not jobs_of(p.pid)
+    assert list((project/'.snakemake'/'locks').iterdir())             # left by the killed call
+    code, said = reproduce(project)
+    assert code == 0 and re.search(r'== .1 of [789]. Seed 0: 0', said) and 'table1.csv' in said, said
+    code, said = reproduce(project)
+    assert code == 0 and 'Nothing to be done' in said
+
+def test_a_lock_of_plain_snakemake_is_one_sentence(project):
+    hollow(project)
+    (project/'.snakemake'/'locks').mkdir(parents=True)
+    (project/'.snakemake'/'locks'/'0.output.lock').write_text('_runs/smoke/tables/table1.csv\n')
+    code, said = reproduce(project)
+    assert code and said.startswith('Error: Another call is at work on this study') and len(said.strip().splitlines()) == 1, said
+
+def test_an_interrupted_call_is_one_sentence_and_goes_on(project):
+    with calling(project) as p:
+        os.killpg(p.pid, signal.SIGINT)                               # Ctrl-C reaches all
+        said = p.communicate(timeout=60)[0]
+        assert p.returncode == 130 and 'Interrupted: call it again' in said and 'Traceback' not in said and 'Stopped at' not in said, said
+        assert not list((project/'.snakemake'/'locks').glob('*'))
+    assert reproduce(project)[0] == 0
 
 def test_kernels_started_at_once_share_no_address(tmp_path):
     "Ports are guessed before they are taken: two kernels may guess the same, and one of them dies."
     notebook(tmp_path/'a.ipynb', 'from ipykernel.kernelapp import IPKernelApp as A\nprint(A.instance().transport, A.instance().ip)', parameters='seed = None')
-    jobs = [subprocess.Popen([sys.executable, 'tools/execute.py', tmp_path/'a.ipynb', tmp_path/f'{i}.ipynb', f'seed={i}'], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for i in range(4)]
+    jobs = [subprocess.Popen([sys.executable, '-m', 'dream_ood', 'execute', tmp_path/'a.ipynb', tmp_path/f'{i}.ipynb', f'seed={i}'], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for i in range(4)]
     said = [j.communicate()[0] for j in jobs]
     assert [j.returncode for j in jobs] == [0]*4, said
     at = [tuple(c.outputs[0].text.split()) for c in (nbformat.read(tmp_path/f'{i}.ipynb', 4).cells[-1] for i in range(4))]
@@ -155,16 +229,16 @@ def test_shards_are_jobs_before_the_stage(project):
     notebook(project/'nbs'/'shards'/'decoding.ipynb', 'pass', parameters='profile = None\nseed = None\nruns = None\nshard = None\nshards = None')
     code, said = snakemake(project, '--printshellcmds', shards=3, seeds='0')
     assert code == 0, said
-    assert set(re.findall(r'^(decoding_0\S*)\s+1$', said, re.M)) == {'decoding_0', *(f'decoding_0_{i}' for i in range(3))}
+    shards = {f'Seed 0: 05_decoding, shard {i} of 3' for i in range(3)}
+    assert {j for j in re.findall(r'^Job \d+: (.*)$', said, re.M) if '05_decoding' in j} == {'Seed 0: 05_decoding', *shards}
     assert len(re.findall(r'shards/decoding.ipynb .*shard=\d shards=3', said)) == 3
 
 def test_one_row_has_a_study_of_its_own(project):
-    row = 'Dream-OOD'
-    r = subprocess.run([sys.executable, 'tools/reproduce.py', 'profiles/smoke.yaml', '0', '_runs', row], cwd=project, capture_output=True, text=True)
-    assert r.returncode == 0, r.stdout + r.stderr
+    code, said = reproduce(project, 'profiles/smoke.yaml', '0', '--row', 'Dream-OOD')
+    assert code == 0, said
     [home] = (project/'_runs').iterdir()
     assert 'only_dream_ood' in home.name and (home/'tables'/'table1.csv').exists()
-    code, said = reproduce(project, str(home/'profile.yaml'))       # the profile it wrote is one like any other
-    assert code == 0 and 'Nothing to be done' in said
-    r = subprocess.run([sys.executable, 'tools/reproduce.py', 'profiles/smoke.yaml', '0', '_runs', 'Drean'], cwd=project, capture_output=True, text=True)
-    assert r.returncode and "has no row 'Drean'" in r.stderr
+    code, said = reproduce(project, home/'profile.yaml')       # the profile it wrote is one like any other
+    assert code == 0 and 'Nothing to be done' in said, said
+    code, said = reproduce(project, 'profiles/smoke.yaml', '0', '--row', 'Drean')
+    assert code and "has no row 'Drean'" in said
