@@ -11,7 +11,8 @@ _HOME = {  # what a program needs, and where it is defined; loaded when it is fi
     'latent_space': ['train_encoder', 'embed'],
     'sampling': ['sample', 'sample_classes'],
     'training': ['train_classifier'],
-    'evaluation': ['fit_detector', 'fpr95'],
+    'detectors': ['Detector'],
+    'evaluation': ['ood_metrics'],
     'classifier': ['load'],
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

@@ -191,7 +191,8 @@ def open_runs(
     over = [Run(part, s, runs) for s in seeds]
     if missing := [r.seed for r in over if not r.stage(stage).done]:
         print(f'{part.name}: asking the Snakefile for seeds {missing}')
-        subprocess.run([sys.executable, 'tools/reproduce.py', str(profile), ','.join(map(str,seeds)), str(runs), '', f'runs/{what}'], cwd=find_root())
+        words = ['--profile', str(profile), '--seeds', ','.join(map(str,seeds)), '--runs', str(runs), '--target', f'runs/{what}']
+        subprocess.run([sys.executable, '-m', 'dream_ood', 'reproduce', *words], cwd=find_root())
     for r in over: r.stage(stage).require()
     return over
 

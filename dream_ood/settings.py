@@ -133,11 +133,11 @@ class Foundation(Section):
 
 class LatentSpace(Section):
     "The encoder f: image -> text-conditioned embedding."
-    backbone: str
-    epochs: Positive
-    batch_size: Positive
-    lr: PositiveFloat
-    weight_decay: NonNegative
+    backbone: str = 'resnet18'                     # see `make_backbone`
+    epochs: Positive = 10
+    batch_size: Positive = 64
+    lr: PositiveFloat = 0.1                        # the highest learning rate
+    weight_decay: NonNegative = 0.0005
     temperature: PositiveFloat = 0.1               # τ
     alignment: NonNegative = 0.0                   # weight of 1-cos(f(x), anchor) beside the cross-entropy
 
