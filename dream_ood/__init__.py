@@ -3,7 +3,8 @@ __version__ = "0.0.1"
 
 from importlib import import_module
 
-_HOME = {  # what a program needs, and where it is defined; loaded when it is first asked for, as torch and diffusers take seconds
+# What a program needs, and where it is defined; loaded when it is first asked for, as torch and diffusers take seconds.
+_HOME = {
     'core': ['DreamError'],
     'settings': ['ImageFormat', 'LatentSpace', 'Pool', 'Training'],
     'data': ['ImageSet'],

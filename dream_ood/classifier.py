@@ -29,17 +29,27 @@ def as_pixels(
 )->Tensor: # uint8 (3, H, W)
     "One image of any usual kind. Raises DreamError if it is none."
     if isinstance(image, (str,Path)):
-        if not Path(image).is_file(): raise DreamError(f'There is no image {nice(image)!r}: give the path of an image file.')
+        if not Path(image).is_file():
+            raise DreamError(f'There is no image {nice(image)!r}: give the path of an image file.')
         return read_image(image, greyscale)
     if isinstance(image, Image.Image): return flat(image, greyscale)
-    if not torch.is_tensor(image): raise DreamError(f'An object of type {type(image).__name__} is no image: give a path, a PIL image, or a tensor (3, height, width).')
+    if not torch.is_tensor(image):
+        raise DreamError(f'An object of type {type(image).__name__} is no image: give a path, a PIL image, or a tensor '
+                         '(3, height, width).')
     x = image[None] if image.ndim==2 else image
-    if x.ndim!=3 or len(x) not in (1,3) or not x.numel(): raise DreamError(f'A tensor of shape {tuple(image.shape)} is no image: give (3, height, width), or (images, 3, height, width).')
+    if x.ndim!=3 or len(x) not in (1,3) or not x.numel():
+        raise DreamError(f'A tensor of shape {tuple(image.shape)} is no image: give (3, height, width), or (images, 3, '
+                         'height, width).')
     if x.is_floating_point():
-        if not 0<=x.min()<=x.max()<=1: raise DreamError(f'An image of floats has values between 0 and 1, and these reach from {x.min():.3g} to {x.max():.3g}: give it before it is normalised.')
+        if not 0<=x.min()<=x.max()<=1:
+            raise DreamError(f'An image of floats has values between 0 and 1, and these reach from {x.min():.3g} to '
+                             f'{x.max():.3g}: give it before it is normalised.')
         x = (255*x).round().byte()
-    elif x.dtype!=torch.uint8: raise DreamError(f'An image tensor is uint8, or floats between 0 and 1, and this one is {x.dtype}.')
-    return x.cpu() if len(x)==3 and not greyscale else flat(Image.fromarray(x.cpu().expand(3,-1,-1).permute(1,2,0).numpy()), greyscale)   # grey as files are made grey
+    elif x.dtype!=torch.uint8:
+        raise DreamError(f'An image tensor is uint8, or floats between 0 and 1, and this one is {x.dtype}.')
+    # grey as files are made grey
+    return (x.cpu() if len(x)==3
+            and not greyscale else flat(Image.fromarray(x.cpu().expand(3,-1,-1).permute(1,2,0).numpy()), greyscale))
 
 class Given(ImageSet):
     "Images as a user gives them, each made ready when it is asked for."
@@ -66,14 +76,20 @@ class Classifier:
         self.net = make_backbone(about['backbone'], len(self.classes), self.fmt.image_size)
         self.net.load_state_dict({k.removeprefix('net.'):v for k,v in tensors.items() if k.startswith('net.')})
         self.net.to(device).eval()
-        kept = {n:Outputs(tensors.get(f'{n}.logits'), tensors.get(f'{n}.features'), tensors.get(f'{n}.labels')) for n in ('train','validation','mirrored')}
+        kept = {n:Outputs(tensors.get(f'{n}.logits'), tensors.get(f'{n}.features'), tensors.get(f'{n}.labels'))
+                for n in ('train','validation','mirrored')}
         self.detector,self.own,self.mirrored = s['detector'],s['detector_settings'],s.get('mirrored',False)
         validation = (kept['validation'],kept['mirrored']) if self.mirrored else kept['validation']
         how,self.batch_size = dict(T=s['temperature'], neighbour=s['k'], batch_size=s['batch_size']),s['batch_size']
         self.rule = None
-        if self.detector!='odin': self.rule = fit_detector(self.detector, self.net.get_classifier(), kept['train'], validation, **how, **self.own)
+        if self.detector!='odin':
+            self.rule = fit_detector(self.detector, self.net.get_classifier(), kept['train'], validation,
+                                     **how, **self.own)
 
-    def __repr__(self): return f"Classifier of {len(self.classes)} classes ({', '.join(self.classes[:8])}{', ...' if len(self.classes)>8 else ''}), threshold {self.threshold:.4g}"
+    def __repr__(self):
+        return (f"Classifier of {len(self.classes)} classes "
+                f"({', '.join(self.classes[:8])}{', ...' if len(self.classes)>8 else ''}), threshold "
+                f"{self.threshold:.4g}")
 
 # %% ../nbs/09_classifier.ipynb #75687f54
 def many(images)->bool: return isinstance(images, (list,tuple)) or torch.is_tensor(images) and images.ndim==4
@@ -99,7 +115,8 @@ def __call__(self:Classifier, images): # an answer, or a list of answers
 
 @patch
 def at(self:Classifier, recall:float)->Classifier:
-    "The same classifier with the threshold that accepts this share of the ID validation images. Raises DreamError if it is no share."
+    """The same classifier with the threshold that accepts this share of the ID validation images. Raises DreamError
+    if it is no share."""
     new = copy(self)
     new.threshold = threshold_for(self.validation_scores, recall)
     return new
@@ -115,11 +132,21 @@ def load(
     folder = Path(folder) if Path(folder).is_dir() else resolve(folder)
     json,weights = (folder/f for f in FILES[:2])
     for f in (json,weights):
-        if not f.is_file(): raise DreamError(f'{nice(folder)!r} holds no classifier ({f.name} is missing): give the folder that `make classifier` wrote.')
+        if not f.is_file():
+            raise DreamError(f'{nice(folder)!r} holds no classifier ({f.name} is missing): give the folder that `make '
+                             'classifier` wrote.')
     try: about = load_json(json)
     except DreamError: about = None
-    if not isinstance(about,dict) or 'weights' not in about: raise DreamError(f'{nice(json)!r} is damaged, or no classifier of this project: copy the folder anew, or run `make classifier` again.')
-    if about.get('format')!=FORMAT: raise DreamError(f"{nice(json)!r} has the format {about.get('format')}, and this version of dream_ood reads {FORMAT}: use the version that wrote it, or run `make classifier` again.")
-    if sha256(weights)!=about['weights']: raise DreamError(f'{nice(weights)!r} is damaged, or not the file that {json.name} describes: copy the folder anew, or run `make classifier` again.')
+    if not isinstance(about,dict) or 'weights' not in about:
+        raise DreamError(f'{nice(json)!r} is damaged, or no classifier of this project: copy the folder anew, or run '
+                         '`make classifier` again.')
+    if about.get('format')!=FORMAT:
+        raise DreamError(f"{nice(json)!r} has the format {about.get('format')}, and this version of dream_ood reads "
+                         f"{FORMAT}: use the version that wrote it, or run `make classifier` again.")
+    if sha256(weights)!=about['weights']:
+        raise DreamError(f'{nice(weights)!r} is damaged, or not the file that {json.name} describes: copy the folder '
+                         'anew, or run `make classifier` again.')
     try: return Classifier(about, load_tensors(weights), device or default_device())
-    except (RuntimeError,KeyError,TypeError) as e: raise DreamError(f'{nice(folder)!r} does not fit together ({len(about.get("classes",[]))} classes, backbone {about.get("backbone")!r}): copy the folder anew, or run `make classifier` again.') from e
+    except (RuntimeError,KeyError,TypeError) as e:
+        raise DreamError(f'{nice(folder)!r} does not fit together ({len(about.get("classes",[]))} classes, backbone '
+                         f'{about.get("backbone")!r}): copy the folder anew, or run `make classifier` again.') from e

@@ -76,6 +76,7 @@ Notebooks  {home}/seed*/notebooks/, with every figure"""
 Figures    {home/'figures'}, as .png and .pdf
 Notebooks  {home/'notebooks'}"""
 
+# %% ../nbs/12_command_line.ipynb #da5a94ed
 def made(home:Path, profile:str, seeds, runs:str, target:str, more=()):
     "Run the graph up to a target, and leave the command where that fails."
     from dream_ood.core import SHIPPED
@@ -137,6 +138,7 @@ def profile_of(
                      +yaml.safe_dump(own, allow_unicode=True, sort_keys=False))
     return str(path)
 
+# %% ../nbs/12_command_line.ipynb #d2250a0f
 @app.command(context_settings=dict(allow_extra_args=True))
 def classifier(ctx:typer.Context,
     source:Annotated[str, typer.Argument(help='A folder with one subfolder a class, or the path of a profile.',
@@ -217,6 +219,7 @@ def listed(
         out += sorted(f for f in i.rglob('*') if f.suffix.lower() in SUFFIXES and f.is_file()) if i.is_dir() else [i]
     return out
 
+# %% ../nbs/12_command_line.ipynb #b7f81145
 def answers(
     classify,  # a Classifier
     images,    # paths
@@ -240,6 +243,7 @@ def answers(
                 runner_up=classify.classes[second], score=round(s,4), threshold=round(classify.threshold,4)))
     return rows,wrong
 
+# %% ../nbs/12_command_line.ipynb #83d51bc7
 def written(rows, format:Format)->str:
     "Answers as text."
     import csv,io,json
@@ -259,6 +263,7 @@ def written(rows, format:Format)->str:
     def line(r): return '  '.join(cell(i,v) for i,v in enumerate(r)).rstrip()
     return ''.join(line(r)+'\n' for r in cells)
 
+# %% ../nbs/12_command_line.ipynb #f7cbe8c2
 @app.command()
 def predict(
     folder:Annotated[str, typer.Argument(help='A folder that `dream-ood classifier` wrote, or that of its study.')],
@@ -319,6 +324,7 @@ def rates(profile:Profile=MINI, target:Target=TABLE1,
     print(f'== Measuring the pieces of {profile} on this machine, with random weights', flush=True)
     measure_rates(profile, output or RATES, again, target)
 
+# %% ../nbs/12_command_line.ipynb #4edd5b4e
 @app.command()
 def check(profiles:Annotated[list[str], typer.Argument(help='Paths of profiles.')]):
     """Is a profile one? Says what is wrong with it, or what it is.

@@ -19,17 +19,21 @@ class DreamError(Exception):
     "A mistake in what the user supplied, told in one sentence."
 
 # %% ../nbs/00_core.ipynb #5a000008
-PACKAGE = Path(__file__).parent if '__file__' in globals() else next(p/'dream_ood' for p in (Path.cwd(),*Path.cwd().parents) if (p/'settings.ini').exists())
+PACKAGE = (Path(__file__).parent if '__file__' in globals() else next(p/'dream_ood'
+    for p in (Path.cwd(),*Path.cwd().parents) if (p/'settings.ini').exists()))
 ASSETS = PACKAGE/'assets'
-SHIPPED = PACKAGE.parent if (PACKAGE.parent/'settings.ini').is_file() else PACKAGE/'shipped'   # a checkout, or an installed package
+# a checkout, or an installed package
+SHIPPED = PACKAGE.parent if (PACKAGE.parent/'settings.ini').is_file() else PACKAGE/'shipped'
 
 def find_root()->Path:
-    "The project's root: the nearest folder at or above the working directory that holds settings.ini; else the working directory."
+    """The project's root: the nearest folder at or above the working directory that holds settings.ini; else the
+    working directory."""
     here = Path.cwd()
     return next((p for p in (here,*here.parents) if (p/'settings.ini').exists()), here)
 
 def resolve(path)->Path:
-    "`path` as it is if absolute or present, else below the project's root, or, if it is there, among what ships with the package."
+    """`path` as it is if absolute or present, else below the project's root, or, if it is there, among what ships
+    with the package."""
     p = Path(path).expanduser()
     if p.is_absolute() or p.exists(): return p
     return SHIPPED/p if not (find_root()/p).exists() and (SHIPPED/p).exists() else find_root()/p
@@ -72,9 +76,12 @@ def atomic(
         os.replace(tmp, path)
     except Exception as e: # not every library that writes raises an OSError
         code = getattr(e,'errno',None)
-        if isinstance(e,(PermissionError,NotADirectoryError)) or code==errno.EROFS: raise DreamError(f'Cannot write {nice(path)!r} ({e.strerror}): choose another folder or mend its permissions.') from None
+        if isinstance(e,(PermissionError,NotADirectoryError)) or code==errno.EROFS:
+            raise DreamError(f'Cannot write {nice(path)!r} ({e.strerror}): choose another folder or mend its '
+                             'permissions.') from None
         if code not in (errno.ENOSPC,errno.EDQUOT) and 'No space left' not in str(e): raise
-        raise DreamError(f'There is no room to write {nice(path)!r}: free some space and start again; what is finished is kept.') from None
+        raise DreamError(f'There is no room to write {nice(path)!r}: free some space and start again; what is finished '
+                         'is kept.') from None
     finally: tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
 
 # %% ../nbs/00_core.ipynb #5a00000b
@@ -85,8 +92,10 @@ def save_tensors(path, **tensors):
 def load_tensors(path)->dict:
     "Read named tensors; raises DreamError if the file is damaged."
     try: return load_file(path)
-    except FileNotFoundError: raise DreamError(f'There is no file {nice(path)!r}: run the stage that writes it first.') from None
-    except Exception as e: raise DreamError(f'{nice(path)!r} is damaged ({e}): delete it and run its stage again.') from None
+    except FileNotFoundError:
+        raise DreamError(f'There is no file {nice(path)!r}: run the stage that writes it first.') from None
+    except Exception as e:
+        raise DreamError(f'{nice(path)!r} is damaged ({e}): delete it and run its stage again.') from None
 
 def save_json(path, obj):
     "Write `obj` as readable JSON."
@@ -95,7 +104,8 @@ def save_json(path, obj):
 def load_json(path):
     "Read JSON; raises DreamError if the file is damaged."
     try: return json.loads(Path(path).read_text())
-    except ValueError as e: raise DreamError(f'{nice(path)!r} is damaged ({e}): delete it and run its stage again.') from None
+    except ValueError as e:
+        raise DreamError(f'{nice(path)!r} is damaged ({e}): delete it and run its stage again.') from None
 
 def save_table(path, df):
     "Write a table as .csv, .parquet or .md, by its suffix."

@@ -38,12 +38,14 @@ class ImageSet(Dataset):
         self.labels = torch.full((len(images),),-1) if labels is None else torch.as_tensor(labels).long()
         if not len(images): raise DreamError(f'Image set {name!r} is empty: check where its profile entry points.')
     def __len__(self): return len(self.labels)
-    def __repr__(self): return f'{self.name}: {len(self)} images' + (f', {len(self.classes)} classes' if self.classes else '')
+    def __repr__(self):
+        return f'{self.name}: {len(self)} images' + (f', {len(self.classes)} classes' if self.classes else '')
     def __getitem__(self, i):
         x = self.images[i] if torch.is_tensor(self.images) else read_image(self.images[i], self.greyscale)
         return x.expand(3,-1,-1), int(self.labels[i])
     def at(self, i, size:int):
-        "Image i, resized and cropped as for evaluation: uint8 (3, size, size). Of a file a small image is kept: photographs take long to read."
+        """Image i, resized and cropped as for evaluation: uint8 (3, size, size). Of a file a small image is kept:
+        photographs take long to read."""
         f = self.images[i]
         if size>SMALL or not (isinstance(f, Path) and f.is_file()): return geometry(size)(self[i][0])
         key = f,size,self.greyscale,f.stat().st_mtime_ns
@@ -65,7 +67,8 @@ def flat(
     i:Image.Image,
     greyscale=False
 )->torch.Tensor: # uint8 (3, H, W)
-    "A picture as a viewer shows it: upright, on white where it is transparent, and of more than eight bits its own range from black to white."
+    """A picture as a viewer shows it: upright, on white where it is transparent, and of more than eight bits its own
+    range from black to white."""
     i = ImageOps.exif_transpose(i)
     if i.mode[0] in 'IF':
         a = np.asarray(i, dtype=np.float64)
@@ -78,7 +81,10 @@ def read_image(path, greyscale=False)->torch.Tensor: # uint8 (3, H, W)
     "Read an image file; raises DreamError if it is not one."
     try:
         with Image.open(path) as i: return flat(i, greyscale)
-    except (OSError,EOFError,UnidentifiedImageError,Image.DecompressionBombError,SyntaxError,ValueError,TypeError,LookupError,struct.error) as e: raise DreamError(f'{nice(path)!r} cannot be read as an image ({type(e).__name__}): replace or remove it.') from None
+    except (OSError,EOFError,UnidentifiedImageError,Image.DecompressionBombError,SyntaxError,ValueError,TypeError,
+            LookupError,struct.error) as e:
+        raise DreamError(
+            f'{nice(path)!r} cannot be read as an image ({type(e).__name__}): replace or remove it.') from None
 
 def geometry(size:int):
     "Resize the shorter side to `size` and crop the middle; an image of that size stays as it is."
@@ -94,7 +100,9 @@ def read_sheet(
 )->torch.Tensor: # uint8 (N, 1, H, W)
     "The tiles of a bundled sheet; raises DreamError if the file is missing or damaged."
     f,r = ASSETS/'images'/path, _index()[path]
-    if not f.is_file() or sha256(f)!=r['sha256']: raise DreamError(f'Bundled sheet {nice(f)!r} is missing or damaged: reinstall the package, or run `git checkout {nice(f)}`.')
+    if not f.is_file() or sha256(f)!=r['sha256']:
+        raise DreamError(f'Bundled sheet {nice(f)!r} is missing or damaged: reinstall the package, or run `git '
+                         f'checkout {nice(f)}`.')
     s,n = int(r['tile_size']),int(r['tiles'])
     with Image.open(f) as i: a = torch.from_numpy(np.array(i.convert('L')))
     return a.reshape(a.shape[0]//s,s,-1,s).permute(0,2,1,3).reshape(-1,1,s,s)[:n].clone()
@@ -124,7 +132,8 @@ def _shipped(names): # pictures that scikit-image ships, grey
     return [_grey(p[0] if isinstance(p,tuple) else p) for p in (getattr(data,n)() for n in names)]
 
 def crops(images, n, size, generator, lo, hi)->torch.Tensor:
-    "`n` square crops with sides of `lo` to `hi` pixels, resampled to `size`; flat ones (standard deviation below 12 grey levels) are drawn again."
+    """`n` square crops with sides of `lo` to `hi` pixels, resampled to `size`; flat ones (standard deviation below
+    12 grey levels) are drawn again."""
     out = []
     while len(out)<n:
         p = images[len(out)%len(images)]
@@ -159,7 +168,9 @@ def made(kind:str, size:int, n:int=1000)->torch.Tensor: # uint8 (N, 1, size, siz
     g = torch.Generator().manual_seed(seed_for(0,kind))
     match kind:
         case 'digits': x = torch.from_numpy(toys.load_digits().images*255/16).byte()[:,None]
-        case 'photographs': return crops(_shipped(PHOTOGRAPHS)+[_grey(i) for i in toys.load_sample_images().images], n, size, g, 96, 288)
+        case 'photographs':
+            return crops(_shipped(PHOTOGRAPHS)+[_grey(i) for i in toys.load_sample_images().images], n,
+                         size, g, 96, 288)
         case 'textures': return crops(_shipped(TEXTURES), n, size, g, 32, 128)
         case 'symbols': return symbols(size)
         case 'faces': x = torch.from_numpy(data.lfw_subset()[:100]*255).byte()[:,None]
@@ -173,11 +184,15 @@ EXTENSIONS = {e for e in Image.registered_extensions()}
 def absent(src:Source, what:str, origin:str=None)->DreamError:
     "The error for images that are not there: what is missing, where to get it, where to put it."
     get = src.origin or origin
-    return DreamError(f'{what}: '+(f"get it from {get.rstrip('.')}, and put it there" if get else 'put the images there, one subfolder a class')+', or change the entry in the profile.')
+    return DreamError(f'{what}: '+(f"get it from {get.rstrip('.')}, and put it there" if get
+                                   else 'put the images there, one subfolder a class')
+                                   +', or change the entry in the profile.')
 
 def _sheets(src, classes=None):
     rows = {p:r for p,r in _index().items() if p.startswith(f'{src.path}/')}
-    if not rows: raise DreamError(f'there are no bundled sheets {src.path!r}: choose from {sorted({str(Path(p).parent) for p in _index()})}.')
+    if not rows:
+        raise DreamError(f'there are no bundled sheets {src.path!r}: choose from '
+                         f'{sorted({str(Path(p).parent) for p in _index()})}.')
     names = {p:Path(p).stem for p in rows}
     rows = {p:r for p,r in rows.items() if src.select is None or names[p] in src.select}
     xs = {p:read_sheet(p) for p in rows}
@@ -194,8 +209,10 @@ def _folder(src, classes=None):
     if not root.is_dir(): raise absent(src, f'there is no image folder {nice(root)!r}')
     wanted = src.select or classes
     below = [root/c for c in wanted] if wanted else [root]
-    files = sorted(Path(d)/f for b in below for d,_,fs in os.walk(b, followlinks=True) for f in fs if Path(f).suffix.lower() in EXTENSIONS and not f.startswith('.'))
-    if not files and not any(d.is_dir() for d in root.iterdir()): raise absent(src, f'the image folder {nice(root)!r} is empty')
+    files = sorted(Path(d)/f for b in below for d,_,fs in os.walk(b, followlinks=True)
+                   for f in fs if Path(f).suffix.lower() in EXTENSIONS and not f.startswith('.'))
+    if not files and not any(d.is_dir() for d in root.iterdir()):
+        raise absent(src, f'the image folder {nice(root)!r} is empty')
     return files, [f.relative_to(root).parts[0] if f.parent!=root else '' for f in files]
 
 # %% ../nbs/01_data.ipynb #a1f0c3d4
@@ -207,11 +224,16 @@ def _imglist(src, classes=None):
     for i,line in enumerate(text.read_text().splitlines(), 1):
         if not line.strip(): continue
         m = re.fullmatch(r'(.*\S)\s+(-?\d+)', line.strip())
-        if not m: raise DreamError(f'line {i} of {nice(text)!r} is not the path of an image and its label: {line.strip()[:80]!r}.')
+        if not m:
+            raise DreamError(f'line {i} of {nice(text)!r} is not the path of an image and its label: '
+                             f'{line.strip()[:80]!r}.')
         label = int(m[2])
-        if classes and not 0<=label<len(classes): raise DreamError(f"line {i} of {nice(text)!r} has the label {label}, but the profile has {len(classes)} classes (labels 0 to {len(classes)-1}): correct the list, or the profile's classes.")
+        if classes and not 0<=label<len(classes):
+            raise DreamError(f"line {i} of {nice(text)!r} has the label {label}, but the profile has {len(classes)} "
+                             f"classes (labels 0 to {len(classes)-1}): correct the list, or the profile's classes.")
         files.append(root/m[1]); names.append(classes[label] if classes else m[2])
-    if not files: raise DreamError(f'the image list {nice(text)!r} is empty: get it anew, or change the entry in the profile.')
+    if not files:
+        raise DreamError(f'the image list {nice(text)!r} is empty: get it anew, or change the entry in the profile.')
     return files, names
 
 # %% ../nbs/01_data.ipynb #a1f0c3d6
@@ -222,29 +244,38 @@ def _places(root, split, small, **kwargs): # Places365 as it was fetched: with a
     return d
 
 def _cifar(d): return torch.from_numpy(d.data).permute(0,3,1,2).contiguous(), [d.classes[i] for i in d.targets]
-def _listed(files, labels, classes): return [Path(f) for f in files], ['' if i is None else classes[i].strip('/') for i in labels]
+def _listed(files, labels, classes):
+    return [Path(f) for f in files], ['' if i is None else classes[i].strip('/') for i in labels]
 
 TWO = dict(train=dict(train=True), test=dict(train=False))
 DATASETS = dict( # kind: (name, its class, split -> arguments, dataset -> images and class names)
-    fashion_mnist=('FashionMNIST', datasets.FashionMNIST, TWO, lambda d: (d.data[:,None], [FASHION[i] for i in d.targets])),
+    fashion_mnist=('FashionMNIST', datasets.FashionMNIST, TWO,
+                   lambda d: (d.data[:,None], [FASHION[i] for i in d.targets])),
     mnist=('MNIST', datasets.MNIST, TWO, lambda d: (d.data[:,None], [str(int(i)) for i in d.targets])),
     cifar10=('CIFAR10', datasets.CIFAR10, TWO, _cifar),
     cifar100=('CIFAR100', datasets.CIFAR100, TWO, _cifar),
-    svhn=('SVHN', datasets.SVHN, {s:dict(split=s) for s in ('train','test')}, lambda d: (torch.from_numpy(np.ascontiguousarray(d.data)), [str(i) for i in d.labels])),
-    dtd=('DTD', datasets.DTD, {s:dict(split=s) for s in ('train','val','test')}, lambda d: _listed(d._image_files, d._labels, d.classes)),
-    places365=('Places365', _places, {s.split('-')[0]:dict(split=s, small=True) for s in ('train-standard','val','test')}, lambda d: _listed([f for f,_ in d.imgs], d.targets, d.classes)))
+    svhn=('SVHN', datasets.SVHN, {s:dict(split=s) for s in ('train','test')},
+          lambda d: (torch.from_numpy(np.ascontiguousarray(d.data)), [str(i) for i in d.labels])),
+    dtd=('DTD', datasets.DTD, {s:dict(split=s) for s in ('train','val','test')},
+         lambda d: _listed(d._image_files, d._labels, d.classes)),
+    places365=('Places365', _places, {s.split('-')[0]:dict(split=s, small=True)
+                                      for s in ('train-standard','val','test')},
+                                      lambda d: _listed([f for f,_ in d.imgs], d.targets, d.classes)))
 
 # %% ../nbs/01_data.ipynb #a1f0c3d8
 def _dataset(src, classes=None):
     name,cls,splits,read = DATASETS[src.kind]
-    if src.split not in (*splits,'all'): raise DreamError(f"{name} has no split {src.split!r}: choose from {[*splits,'all']}.")
+    if src.split not in (*splits,'all'):
+        raise DreamError(f"{name} has no split {src.split!r}: choose from {[*splits,'all']}.")
     root,parts = resolve(src.path or '_data'),[]
     for split in splits if src.split=='all' else [src.split]:
         how = splits[split]
         asked = ', '.join([repr(nice(root)), *(f'{k}={v!r}' for k,v in how.items()), 'download=True'])
         try: parts.append(read(cls(root, **how, download=bool(src.download))))
         except (RuntimeError,OSError) as e:
-            raise absent(src, f"{name} is not in {nice(root)!r} ({' '.join(str(e).split())[:120].split('. You can')[0].rstrip('.')})", f'torchvision.datasets.{name}({asked})') from None
+            raise absent(src, f"{name} is not in {nice(root)!r} "
+                              f"({' '.join(str(e).split())[:120].split('. You can')[0].rstrip('.')})",
+                              f'torchvision.datasets.{name}({asked})') from None
     x,names = zip(*parts)
     return torch.cat(x) if torch.is_tensor(x[0]) else sum(x,[]), sum(names,[])
 
@@ -256,7 +287,8 @@ def _fashion(src, classes=None):
     return torch.from_numpy(x.copy()), [FASHION[i] for i in y]
 
 # %% ../nbs/01_data.ipynb #d0a03e88
-READERS = dict.fromkeys(DATASETS,_dataset) | dict(sheets=_sheets, folder=_folder, imglist=_imglist, fashion_mnist=_fashion)
+READERS = (dict.fromkeys(DATASETS,_dataset) | dict(sheets=_sheets, folder=_folder, imglist=_imglist,
+    fashion_mnist=_fashion))
 
 def _read(name, src, d, classes): # images and class names, or one sentence that begins with the set's name
     if src.kind not in READERS: return made(src.kind, d.image_size), None
@@ -267,6 +299,7 @@ def _in_part(src, files): # for each file, whether it is in the part of the fold
     root = resolve(src.path)
     return [src.part[0] <= share_of(f.relative_to(root).as_posix()) < src.part[1] for f in files]
 
+# %% ../nbs/01_data.ipynb #5191eba5
 def load_images(
     name:str,
     src:Source,        # entry of a profile
@@ -279,23 +312,30 @@ def load_images(
     x,names = _read(name, src, d, classes)
     if names is None: names = ['']*len(x)
     wanted = set(src.select or classes or names)
-    if some and not wanted&set(names): raise DreamError(f'{name}: {src.path or src.kind!r} has no image of any class: it takes one subfolder a class, called as in the profile.')
+    if some and not wanted&set(names):
+        raise DreamError(f'{name}: {src.path or src.kind!r} has no image of any class: it takes one subfolder a class, '
+                         'called as in the profile.')
     if some: wanted &= set(names)
-    if missing := wanted-set(names): raise DreamError(f'{name}: no images of {sorted(missing)} in {src.path or src.kind!r}: check the names in the profile.')
+    if missing := wanted-set(names):
+        raise DreamError(f'{name}: no images of {sorted(missing)} in {src.path or src.kind!r}: check the names in the '
+                         'profile.')
     keep,seen,kept = [],dict.fromkeys(wanted,0),set()
     part = _in_part(src, x) if src.part else [True]*len(names)
     for i,n in enumerate(names):
         if n not in wanted or not part[i]: continue
         seen[n] += 1
         if src.exclude_first < seen[n] <= src.exclude_first+(src.per_class or len(names)): keep.append(i); kept.add(n)
-    if lost := sorted(wanted-kept): raise DreamError(f'{name}: {lost[0]!r} has {names.count(lost[0])} images in {src.path!r}, too few to have some in every split: add images (30 are few, 100 are good), or leave the class out.')
+    if lost := sorted(wanted-kept):
+        raise DreamError(f'{name}: {lost[0]!r} has {names.count(lost[0])} images in {src.path!r}, too few to have some '
+                         'in every split: add images (30 are few, 100 are good), or leave the class out.')
     labels = [list(classes).index(names[i]) for i in keep] if classes else None
     if torch.is_tensor(x):
         x = fit(x[keep], d.image_size)
         if d.greyscale and x.shape[1]==3: x = v2.functional.rgb_to_grayscale(x)
     else:
         x = [x[i] for i in keep]
-        if src.kind!='folder' and (lost := next((f for f in x if not f.is_file()), None)): raise absent(src, f'{name}: {nice(lost)!r} is listed, but is not there')
+        if src.kind!='folder' and (lost := next((f for f in x if not f.is_file()), None)):
+            raise absent(src, f'{name}: {nice(lost)!r} is listed, but is not there')
     s = ImageSet(name, x, labels, classes or (), group, d.greyscale)
     s.nouns = [names[i] for i in keep]
     return s
@@ -316,13 +356,16 @@ def shift_sets(
     sources:dict, # name -> Source; None: none
     d:Data        # whose classes they are
 )->dict: # name -> ImageSet
-    "Images of the classes that were taken elsewhere, by name, for Dream-ID; a set may lack classes. Raises DreamError if it has none of them."
+    """Images of the classes that were taken elsewhere, by name, for Dream-ID; a set may lack classes. Raises
+    DreamError if it has none of them."""
     return {n:_of_some_classes(n, s, d) for n,s in (sources or {}).items()}
 
 def _of_some_classes(name, src, d): # ImageSet whose labels index `d.classes`
     from timm.data import ImageNetInfo
     order = ImageNetInfo().label_names() if src.numbered else []
-    if unknown := [c for c in d.classes if src.numbered and c not in order]: raise DreamError(f'{name}: its folders are numbered as the classes of ImageNet-1k, and {unknown[0]!r} is none of them: leave out `numbered`, or the set.')
+    if unknown := [c for c in d.classes if src.numbered and c not in order]:
+        raise DreamError(f'{name}: its folders are numbered as the classes of ImageNet-1k, and {unknown[0]!r} is none '
+                         'of them: leave out `numbered`, or the set.')
     called = [str(order.index(c)) for c in d.classes] if src.numbered else list(d.classes)
     ds = load_images(name, src, d, called, some=True)
     ds.classes = list(d.classes)
@@ -333,7 +376,8 @@ def bare(word:str)->str:
     "A word by which equal nouns are known: small letters, singular (of plurals that English makes by rule)."
     w = re.sub(r'[\s_-]+', ' ', word.casefold()).strip()
     for end,one in (('ies','y'),('sses','ss'),('xes','x'),('ches','ch'),('shes','sh'),('s','')):
-        if w.endswith(end) and len(w)>len(end)+1 and not (end=='s' and w.endswith(('ss','us','is'))): return w[:len(w)-len(end)]+one
+        if w.endswith(end) and len(w)>len(end)+1 and not (end=='s' and w.endswith(('ss','us','is'))):
+            return w[:len(w)-len(end)]+one
     return w
 
 def class_words(d:Data)->set:
@@ -344,14 +388,16 @@ def unlike_classes(ds:ImageSet, d:Data)->ImageSet:
     "Pictures of other things, without those of a noun that is one of the classes."
     names = class_words(d)
     keep = [i for i,n in enumerate(ds.nouns) if bare(n) not in names]
-    if not keep: raise DreamError(f'{ds.name}: all images bear the name of a class, so none is an outlier: name other images.')
+    if not keep:
+        raise DreamError(f'{ds.name}: all images bear the name of a class, so none is an outlier: name other images.')
     if len(keep)==len(ds): return ds
     some = ds.subset(keep); some.nouns = [ds.nouns[i] for i in keep]
     return some
 
 def validation_outliers(d:Data)->ImageSet:
     "Real images on which hyperparameters are chosen; disjoint from every OOD test set and unknown to the foundation."
-    if d.validation_outliers is None: raise DreamError('There is no data.validation_outliers: name a set of outliers to choose hyperparameters on.')
+    if d.validation_outliers is None:
+        raise DreamError('There is no data.validation_outliers: name a set of outliers to choose hyperparameters on.')
     return unlike_classes(load_images('validation outliers', d.validation_outliers, d), d)
 
 def wide_set(d:Data)->ImageSet:
@@ -371,7 +417,8 @@ class Transform:
     def __init__(self, d:ImageFormat, augment='none'):
         s = d.image_size
         self.pad = dict(shift_flip=max(1,s//16), crop_flip=s//8).get(augment)
-        self.item = v2.Compose([v2.RandomResizedCrop(s, antialias=True), v2.RandomHorizontalFlip()]) if augment=='imagenet' else geometry(s)
+        self.item = (v2.Compose([v2.RandomResizedCrop(s, antialias=True), v2.RandomHorizontalFlip()])
+                     if augment=='imagenet' else geometry(s))
         self.normalize = v2.Normalize(d.mean, d.std)
     def __call__(self,
         x,                               # uint8 (B, 3, size, size)
@@ -381,7 +428,8 @@ class Transform:
         return self.normalize(x.float()/255)
 
 def shift_flip(x, pad:int, generator:torch.Generator)->torch.Tensor:
-    "Each image of a batch `(B, c, H, W)` shifted by up to `pad` pixels over a black border, and mirrored half of the time."
+    """Each image of a batch `(B, c, H, W)` shifted by up to `pad` pixels over a black border, and mirrored half of
+    the time."""
     B,_,H,W = x.shape
     dy,dx = torch.randint(0,2*pad+1,(2,B,1),generator=generator)
     rows,cols = dy+torch.arange(H),dx+torch.arange(W)
@@ -399,52 +447,63 @@ def train_transform(d:ImageFormat)->Transform:
 
 # %% ../nbs/01_data.ipynb #646d8a6c
 class Items(Dataset):
-    "A set, or its images in some order, under a per-image transform, whose randomness depends on `seed` and the place alone, never on the number of workers."
-    def __init__(self, ds, transform, seed=0, order=None): self.ds,self.transform,self.seed,self.order = ds,transform,seed,order
+    """A set, or its images in some order, under a per-image transform, whose randomness depends on `seed` and the
+    place alone, never on the number of workers."""
+    def __init__(self, ds, transform, seed=0, order=None):
+        self.ds,self.transform,self.seed,self.order = ds,transform,seed,order
     def __len__(self): return len(self.ds if self.order is None else self.order)
     def __getitems__(self, idxs):
         ds,size = self.ds,self.transform.transforms[0].size
         at = idxs if self.order is None else self.order[idxs].tolist()
-        as_it_is = isinstance(self.transform.transforms[0], v2.Resize) and torch.is_tensor(ds.images) and list(ds.images.shape[-2:])==list(size)*(2//len(size))
+        as_it_is = (isinstance(self.transform.transforms[0], v2.Resize) and torch.is_tensor(ds.images)
+                    and list(ds.images.shape[-2:])==list(size)*(2//len(size)))
         x = ds.images[at].expand(-1,3,-1,-1) if as_it_is else torch.stack([self.one(i,j) for i,j in zip(idxs,at)])
         return x,ds.labels[at]
     def one(self, i, j):   # place in the order, and image
-        if isinstance(first := self.transform.transforms[0], v2.Resize): return self.ds.at(j, first.size[0])   # nothing random in it
+        # nothing random in it
+        if isinstance(first := self.transform.transforms[0], v2.Resize): return self.ds.at(j, first.size[0])
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed((self.seed+i)%2**63)
             return self.transform(self.ds[j][0])
 
 def _as_is(batch): return batch
 
+# %% ../nbs/01_data.ipynb #6b1582ea
 def batches(
     ds:ImageSet,
     batch_size:int,
     transform:Transform,            # e.g. train_transform(d)
     generator:torch.Generator=None, # shuffles and seeds the augmentation; none: in order
     device='cpu',
-    workers:int=None,               # processes; default: none for images in memory or a few files, up to 8 on a GPU machine
+    # processes; default: none for images in memory or a few files, up to 8 on a GPU machine
+    workers:int=None,
     shuffle:bool=None,              # default: if there is a generator
-    order:torch.Tensor=None         # indices, also repeated ones; default: every image once. Takes no copy of the images
+    # indices, also repeated ones; default: every image once. Takes no copy of the images
+    order:torch.Tensor=None
 ): # yields x (B, 3, size, size) float, y (B,) on `device`
     "Batches of a set; shuffled, augmented and without the last partial batch if a generator is given."
     seed = 0 if generator is None else int(torch.randint(2**62,(1,),generator=generator))
     n = len(ds) if order is None else len(order)
     if workers is None: workers = min(8, n//batch_size) if device!='cpu' and not torch.is_tensor(ds.images) else 0
     if shuffle is None: shuffle = generator is not None
-    dl = DataLoader(Items(ds,transform.item,seed,order), batch_size, shuffle=shuffle, generator=generator, collate_fn=_as_is,
+    dl = DataLoader(Items(ds,transform.item,seed,order), batch_size, shuffle=shuffle, generator=generator,
+                    collate_fn=_as_is,
                     drop_last=generator is not None and n>=batch_size, num_workers=workers, pin_memory=device!='cpu')
     try:
         for x,y in dl: yield transform(x.to(device, non_blocking=True), generator), y.to(device, non_blocking=True)
-    except DreamError as e: raise DreamError(str(e).strip().splitlines()[-1].rpartition('DreamError: ')[2]) from None   # a worker sends its traceback along
+    # a worker sends its traceback along
+    except DreamError as e: raise DreamError(str(e).strip().splitlines()[-1].rpartition('DreamError: ')[2]) from None
 
 # %% ../nbs/01_data.ipynb #0e65eb88
 def published(a:str, b:str, n:int, sets:dict)->bool:
-    "Are copies no more than what published datasets bring along? CIFAR-100 has some of its test images among the training images (Barz and Denzler, 2020)."
+    """Are copies no more than what published datasets bring along? CIFAR-100 has some of its test images among the
+    training images (Barz and Denzler, 2020)."""
     own = {a,b}<={'ID train','ID validation','ID test'} and all(torch.is_tensor(sets[s].images) for s in (a,b))
     return own and n<=.01*min(len(sets[a]),len(sets[b]))
 
 def leaks(sets:dict)->list: # of (set, set, number of images in both)
     "Pairs of sets that share an image: the same pixels of images in memory, the same file of others."
-    digests = {n:{bytes(x.numpy().tobytes()) if torch.is_tensor(x) else Path(x).absolute() for x in s.images} for n,s in sets.items()}
+    digests = {n:{bytes(x.numpy().tobytes()) if torch.is_tensor(x) else Path(x).absolute() for x in s.images}
+               for n,s in sets.items()}
     names = list(digests)
     return [(a,b,len(m)) for i,a in enumerate(names) for b in names[i+1:] if (m:=digests[a]&digests[b])]

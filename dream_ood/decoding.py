@@ -37,19 +37,22 @@ def plan_sampled(
     prompts=(),         # one a class; default: none
     called='The samples', # what errors call them
     asked='per_class'   # what errors call `per_class`
-)->tuple[pd.DataFrame,Tensor]: # one row an image, and its embedding (N, d); raises DreamError if embeddings are missing, of the wrong width, or NaN
+)->tuple[pd.DataFrame,Tensor]: # one row an image; its embedding (N, d). Raises DreamError if they do not fit
     "What to draw of sampled embeddings."
     z = samples['z']; M = z.shape[1] if per_class is None else per_class
-    if len(z)<len(classes): raise DreamError(f'{called} has embeddings for {len(z)} classes but the profile has {len(classes)}, '
+    if len(z)<len(classes):
+        raise DreamError(f'{called} has embeddings for {len(z)} classes but the profile has {len(classes)}, '
                                              f'so {classes[len(z)]!r} has none: run nbs/04_sampling.ipynb again.')
-    if not 0<M<=z.shape[1]: raise DreamError(f'{called} has {z.shape[1]} embeddings for each class but {asked} asks for {M or 1}: '
+    if not 0<M<=z.shape[1]:
+        raise DreamError(f'{called} has {z.shape[1]} embeddings for each class but {asked} asks for {M or 1}: '
                                              'sample more or decode fewer.')
     for c,zc in zip(classes,z):
         try: checked(zc, width or z.shape[-1])
         except DreamError as e: raise DreamError(f'{called}, class {c!r}: {e}') from None
     nan,C = torch.full(z.shape[:2], torch.nan),len(classes)
     columns = {k:samples.get(k,nan)[:C,:M].flatten().numpy() for k in ('boundary','distance')}
-    df = pd.DataFrame({'class':np.repeat(classes,M), 'index':list(range(M))*C, 'prompt':np.repeat(list(prompts) or ['']*C,M), **columns})
+    df = pd.DataFrame({'class':np.repeat(classes,M), 'index':list(range(M))*C,
+                       'prompt':np.repeat(list(prompts) or ['']*C,M), **columns})
     return df, z[:C,:M].flatten(0,1)
 
 def plan_named(
@@ -61,6 +64,7 @@ def plan_named(
     df = pd.DataFrame({'class':folders, 'prompt':prompts, 'boundary':np.nan, 'distance':np.nan})
     return df.assign(index=df.groupby('class').cumcount()), nouns
 
+# %% ../nbs/05_decoding.ipynb #44cf192e
 def numbered(
     df:pd.DataFrame, # of `plan_sampled` or `plan_named`
     name:str,        # of the pool
@@ -70,7 +74,8 @@ def numbered(
 )->pd.DataFrame: # with a file and a seed for each image
     "Name each image of a plan and give it a seed of its own."
     at = list(zip(df['class'],df['index']))
-    df = df.assign(file=[f'{c}/{i:05d}.png' for c,i in at], seed=[seed_for(seed,'decode',name,c,i) for c,i in at], source=source, rule=rule)
+    df = df.assign(file=[f'{c}/{i:05d}.png' for c,i in at], seed=[seed_for(seed,'decode',name,c,i) for c,i in at],
+                   source=source, rule=rule)
     return df[['file','class','seed','source','rule','boundary','distance','prompt']]
 
 # %% ../nbs/05_decoding.ipynb #1b1c49f8
@@ -100,7 +105,8 @@ def batches_of(
     shards:int=1  # parts in all; each gets every so-manieth batch
 )->dict: # pool -> lists of rows; raises DreamError for a shard that does not exist
     "What is drawn together: the same rows, however many shards there are."
-    if not 0<=shard<shards: raise DreamError(f'There is no shard {shard} of {shards}: shards are numbered from 0 to {max(shards,1)-1}.')
+    if not 0<=shard<shards:
+        raise DreamError(f'There is no shard {shard} of {shards}: shards are numbered from 0 to {max(shards,1)-1}.')
     out,at = {},0
     for n,df in plans.items():
         all_ = [list(range(i,min(i+size,len(df)))) for i in range(0,len(df),size)]
@@ -117,6 +123,7 @@ def missing(
     with ThreadPoolExecutor(8) as pool: good = list(pool.map(whole, [Path(folder)/f for f in df.file]))
     return {i for i,g in enumerate(good) if not g}
 
+# %% ../nbs/05_decoding.ipynb #865dd3bb
 def decode(
     pipe,            # foundation
     df:pd.DataFrame, # rows of a plan: `file` and `seed`
@@ -131,7 +138,8 @@ def decode(
     batches=None,    # lists of rows, from `batches_of`; default: all
     lost=None        # what is `missing`, if known
 )->int: # number of images written; raises DreamError if the disk is full
-    "Draw those images of a plan that are missing or damaged. A batch is always drawn with the same members, so an image is the same to the bit whenever it is drawn."
+    """Draw those images of a plan that are missing or damaged. A batch is always drawn with the same members, so an
+    image is the same to the bit whenever it is drawn."""
     folder,prompts,nouns = Path(folder),prompts or {},nouns or {}
     lost = missing(df, folder) if lost is None else lost
     batches = batches_of({'':df}, how.batch_size)[''] if batches is None else batches
@@ -144,12 +152,14 @@ def decode(
     def write(images):
         for i,x in images: write_image(folder/df.file.iloc[i], x, fmt.greyscale)
         bar.update(len(images))
-    with ThreadPoolExecutor(1) as writer, tqdm(total=len(own), initial=len(own)-len(lost.intersection(own)), desc=label, unit='image') as bar:
+    with ThreadPoolExecutor(1) as writer, tqdm(total=len(own), initial=len(own)-len(lost.intersection(own)), desc=label,
+                                               unit='image') as bar:
         written = writer.submit(write, [])
         for rows in todo:
             folders,tensor = [f.split('/')[0] for f in df.file.iloc[rows]],torch.is_tensor(what)
             images = draw(pipe, what[rows] if tensor else [what[i] for i in rows], df.seed.iloc[rows].tolist(),
-                          [prompts.get(c,prompt) for c in folders], how.steps, how.guidance, fmt.image_size, how.size, empty,
+                          [prompts.get(c,prompt) for c in folders], how.steps, how.guidance, fmt.image_size,
+                          how.size, empty,
                           [nouns.get(c,c.replace('_',' ')) for c in folders] if tensor else None)
             written.result()   # writing goes on while the next batch is drawn, no longer
             written = writer.submit(write, [(i,x) for i,x in zip(rows,images) if i in lost])
@@ -162,7 +172,8 @@ def black(
 )->bool:
     "Is every pixel 0? So diffusers leaves what the safety checker objects to."
     with Image.open(file) as i:
-        small = Path(file).stat().st_size < 1000+i.width*i.height//50   # so little compresses only what is nearly uniform: the others need not be read
+        # so little compresses only what is nearly uniform: the others need not be read
+        small = Path(file).stat().st_size < 1000+i.width*i.height//50
         return small and not np.asarray(i).any()
 
 def looks_id(
@@ -175,16 +186,20 @@ def looks_id(
     fmt:ImageFormat,
     classes:list[str],
     temperature:float=0.1 # τ of the encoder
-)->pd.DataFrame: # a row for each: class predicted, confidence in it, k-NN distance to it, and `inside`: it looks like the class
+)->pd.DataFrame: # for each: class predicted, confidence in it, k-NN distance to it, and whether it is `inside`
     "What the encoder makes of pictures."
     cs,(z,_) = classes,embed(encoder, images, fmt)
     sure,predicted = (z@F.normalize(anchors,dim=1).T/temperature).softmax(1).max(1)
     distance,limit = z.new_empty(len(z), dtype=torch.float64),torch.empty(len(cs), dtype=torch.float64)
     for c in predicted.unique().tolist():
         own = bank[y==c]
-        if len(own)<=how.k: raise DreamError(f'Class {cs[c]!r} has {len(own)} images, too few for neighbour k={how.k} of the filter `refuse`: lower its k.')
-        distance[predicted==c],limit[c] = kth_distance(z[predicted==c], own, how.k),own_distance(own, how.k).double().quantile(how.quantile)
-    return pd.DataFrame(dict(predicted=[cs[c] for c in predicted.tolist()], confidence=sure.numpy(), predicted_distance=distance.numpy(),
+        if len(own)<=how.k:
+            raise DreamError(f'Class {cs[c]!r} has {len(own)} images, too few for neighbour k={how.k} of the filter '
+                             '`refuse`: lower its k.')
+        distance[predicted==c],limit[c] = kth_distance(z[predicted==c], own, how.k),own_distance(own,
+            how.k).double().quantile(how.quantile)
+    return pd.DataFrame(dict(predicted=[cs[c] for c in predicted.tolist()], confidence=sure.numpy(),
+                             predicted_distance=distance.numpy(),
                              inside=((sure>=how.confidence)&(distance<=limit[predicted])).numpy()))
 
 # %% ../nbs/05_decoding.ipynb #3d3e8808
@@ -205,7 +220,8 @@ def page_image(
 
 def page_column(v:pd.Series): # JSON: the values, or each value once and where it stands
     "A column of a table, without saying the same thing a thousand times."
-    v = v.astype(str) if v.name=='seed' else v.astype(object).where(v.notna(), None)   # 63 bits are more than a browser's numbers hold
+    # 63 bits are more than a browser's numbers hold
+    v = v.astype(str) if v.name=='seed' else v.astype(object).where(v.notna(), None)
     codes,values = v.factorize(use_na_sentinel=False)
     return dict(values=values.tolist(), codes=codes.tolist()) if 2*len(values)<len(v) else v.tolist()
 

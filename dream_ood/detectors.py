@@ -50,10 +50,14 @@ def right(
     classes:int # how many there are
 )->Tensor: # (N,) bool
     "Which ID images are given the right class. Raises DreamError if outputs or labels do not fit the classes."
-    if o.logits.shape[1]!=classes: raise DreamError(f'The classifier has {o.logits.shape[1]} outputs for {classes} classes: train it on these.')
-    if o.labels.min()<0 or o.labels.max()>=classes: raise DreamError(f'Labels reach from {o.labels.min()} to {o.labels.max()}, but there are {classes} classes: an OOD set was given where ID images belong, or the profile lacks a class.')
+    if o.logits.shape[1]!=classes:
+        raise DreamError(f'The classifier has {o.logits.shape[1]} outputs for {classes} classes: train it on these.')
+    if o.labels.min()<0 or o.labels.max()>=classes:
+        raise DreamError(f'Labels reach from {o.labels.min()} to {o.labels.max()}, but there are {classes} classes: an '
+                         'OOD set was given where ID images belong, or the profile lacks a class.')
     return o.logits.argmax(1)==o.labels
 
+# %% ../nbs/08_detectors.ipynb #deabe38a
 def accuracy(
     o:Outputs,  # of ID images
     classes:int # how many there are
@@ -69,7 +73,8 @@ def pod():
 
 def shaping(name): # ReAct, ASH or SCALE of pytorch-ood
     "A detector that changes features and takes the energy of what the last layer then says."
-    return lambda head,T,**kw: getattr(pod(),name)(None, nn.Sequential(nn.Flatten(),head), detector=DETECTORS['energy'](head,T).predict_logits, **kw)
+    return lambda head,T,**kw: getattr(pod(),name)(None, nn.Sequential(nn.Flatten(),head),
+        detector=DETECTORS['energy'](head,T).predict_logits, **kw)
 
 DETECTORS = dict( # name: (last layer, temperature, **settings) -> a detector of pytorch-ood
     msp=lambda head,T: pod().MaxSoftmax(None),
@@ -82,7 +87,8 @@ DETECTORS = dict( # name: (last layer, temperature, **settings) -> a detector of
     mahalanobis=lambda head,T: pod().Mahalanobis(None),
     rmd=lambda head,T: pod().RMD(None),
     vim=lambda head,T: pod().ViM(None, d=head.in_features//2, w=head.weight.data, b=head.bias.data),
-    dice=lambda head,T,p=0.9: pod().DICE(None, head.weight.data, head.bias.data, p, DETECTORS['energy'](head,T).predict_logits),
+    dice=lambda head,T,p=0.9: pod().DICE(None, head.weight.data, head.bias.data, p,
+                                         DETECTORS['energy'](head,T).predict_logits),
     react=shaping('ReAct'), ash=shaping('ASH'), scale=shaping('SCALE'))
 
 def reads_features(name:str)->bool:
@@ -100,17 +106,22 @@ def fit_detector(
     batch_size:int=500,
     **settings               # of the detector, see `GRIDS`
 ): # Outputs, or a pair (see `views`) -> scores (N,) float64, higher = more ID
-    "A scoring rule that reads outputs, fitted; a pair of views gets the mean of their scores. Raises DreamError for an unknown name or too few images to fit it to."
+    """A scoring rule that reads outputs, fitted; a pair of views gets the mean of their scores. Raises DreamError
+    for an unknown name or too few images to fit it to."""
     def other(n, **kw): return fit_detector(n, head, train, T=T, neighbour=neighbour, batch_size=batch_size, **kw)
     if name=='combined': return combined(other('energy'), other('knn',**settings), validation)
     if name=='fisher': return fisher(other('energy'), other(settings.get('second','mahalanobis')), validation)
-    if name not in DETECTORS: raise DreamError(f'There is no detector {name!r} that reads outputs: choose from {[*DETECTORS,"combined","fisher"]}.')
+    if name not in DETECTORS:
+        raise DreamError(f'There is no detector {name!r} that reads outputs: choose from '
+                         f'{[*DETECTORS,"combined","fisher"]}.')
     if name=='knn': settings = dict(k=neighbour)|settings
     d = DETECTORS[name](deepcopy(head).cpu().requires_grad_(False), T, **settings)
     kind,read = reads(d)
     on = views(validation)[0] if kind=='logits' else train
     try: d.requires_fit and getattr(d,f'fit_{kind}')(read(on), on.labels)
-    except (ValueError,AssertionError) as e: raise DreamError(f'Detector {name!r} cannot be fitted to {len(on.labels)} images ({str(e) or "a class has none"}): use more, or change its settings.') from None
+    except (ValueError,AssertionError) as e:
+        raise DreamError(f'Detector {name!r} cannot be fitted to {len(on.labels)} images '
+                         f'({str(e) or "a class has none"}): use more, or change its settings.') from None
     predict = getattr(d,f'predict_{kind}')
     def score(o): return -torch.cat([predict(x) for x in read(o).split(batch_size)]).double()
     return lambda o: torch.stack([score(v) for v in views(o)]).mean(0)
@@ -142,7 +153,8 @@ def fisher(
     a, b,               # two scoring rules, see `fit_detector`
     validation:Outputs  # of n ID images
 ): # Outputs -> scores, at most 0
-    "Fisher's method: the sum of the logs of both p-values, an image's ranks among ID validation images: (1 + those not above it)/(1 + n)."
+    """Fisher's method: the sum of the logs of both p-values, an image's ranks among ID validation images: (1 + those
+    not above it)/(1 + n)."""
     refs = [(f,f(validation)) for f in (a,b)]
     return lambda o: sum((((percentile(r,f(o))*len(r)+1)/(len(r)+1)).log() for f,r in refs))
 
@@ -162,7 +174,8 @@ def odin(
 
 # %% ../nbs/08_detectors.ipynb #08de0002
 class Detector:
-    "A classifier and a rule that scores images by it: `detector(images)` gives scores (N,) float64 on the CPU, higher = more ID."
+    """A classifier and a rule that scores images by it: `detector(images)` gives scores (N,) float64 on the CPU,
+    higher = more ID."""
     def __init__(self,
         net:nn.Module,           # a classifier of timm's kind, see `make_backbone`
         fmt:ImageFormat,         # what images become before it sees them
@@ -173,10 +186,12 @@ class Detector:
     ):
         self.net,self.fmt,self.settings,self.score = net,fmt,settings,None
         if name=='odin': return
-        seen = [outputs(net, ds, fmt) if ds is not None else None for ds in (train if reads_features(name) else None, validation)]
+        seen = [outputs(net, ds, fmt) if ds is not None else None
+                for ds in (train if reads_features(name) else None, validation)]
         self.score = fit_detector(name, net.get_classifier(), *seen, **settings)
     def __call__(self, ds:ImageSet)->Tensor: # (N,) float64 on the CPU, higher = more ID
-        return self.score(outputs(self.net, ds, self.fmt)) if self.score else odin(self.net, ds, self.fmt, **self.settings)
+        return (self.score(outputs(self.net, ds, self.fmt)) if self.score else odin(self.net, ds, self.fmt,
+            **self.settings))
 
 # %% ../nbs/08_detectors.ipynb #0dec0007
 def checked_scores(
@@ -186,14 +201,18 @@ def checked_scores(
     "Scores as numbers. Raises DreamError if there are none, or one is no number."
     s = np.asarray(scores.detach().cpu() if torch.is_tensor(scores) else scores, dtype=float).ravel()
     if not len(s): raise DreamError(f'There are no {what} scores: the image set is empty.')
-    if np.isnan(s).any(): raise DreamError(f'{np.isnan(s).sum()} of {len(s)} {what} scores are not numbers: the classifier or the detector has diverged.')
+    if np.isnan(s).any():
+        raise DreamError(f'{np.isnan(s).sum()} of {len(s)} {what} scores are not numbers: the classifier or the '
+                         'detector has diverged.')
     return s
 
 def threshold_for(
     scores,           # (n,) of ID validation images
     recall:float=0.95 # share to accept
 )->float:
-    "The highest threshold t such that `score >= t` accepts at least `recall` of the images. Raises DreamError for a recall outside (0,1], and as `checked_scores`."
+    """The highest threshold t such that `score >= t` accepts at least `recall` of the images. Raises DreamError for
+    a recall outside (0,1], and as `checked_scores`."""
     s = np.sort(checked_scores(scores,'ID'))[::-1]
-    if not 0<recall<=1: raise DreamError(f'A recall of {recall} is not a share of images: give a number above 0 and at most 1.')
+    if not 0<recall<=1:
+        raise DreamError(f'A recall of {recall} is not a share of images: give a number above 0 and at most 1.')
     return float(s[np.searchsorted(np.arange(1,len(s)+1)/len(s), recall)])

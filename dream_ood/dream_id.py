@@ -37,7 +37,9 @@ def of_each_class(
     idx = []
     for c,name in enumerate(ds.classes):
         own = (ds.labels==c).nonzero().flatten()
-        if len(own)<n: raise DreamError(f'Image set {ds.name!r} has {len(own)} images of {name!r}, fewer than the {n} asked for: lower dream_id.real_per_class or add images.')
+        if len(own)<n:
+            raise DreamError(f'Image set {ds.name!r} has {len(own)} images of {name!r}, fewer than the {n} asked for: '
+                             'lower dream_id.real_per_class or add images.')
         idx.append(own[torch.randperm(len(own), generator=generator)[:n] if generator is not None else slice(n)])
     return ds.subset(torch.cat(idx))
 
@@ -55,7 +57,8 @@ def plot_extras(
     few = {k:of_each_class(s, n).pixels(size).split(n) for k,s in kinds.items()}
     rows = train.classes[:most]
     titles = [k if i==n//2 else '' for k in kinds for i in range(n)]
-    return image_grid([x for c in range(len(rows)) for k in kinds for x in few[k][c]], cols=n*len(kinds), row_labels=rows, titles=titles, scale=.5)
+    return image_grid([x for c in range(len(rows)) for k in kinds for x in few[k][c]], cols=n*len(kinds),
+                      row_labels=rows, titles=titles, scale=.5)
 
 # %% ../nbs/07_dream_id.ipynb #e6a06234
 def with_extra(
@@ -70,7 +73,9 @@ def with_extra(
 POLICIES = dict(randaugment=v2.RandAugment, autoaugment=v2.AutoAugment, augmix=v2.AugMix)
 
 class Policy:
-    "The training transform of a format with an augmentation policy that treats each image by itself: beside what is random image by image, where the format has that (in the workers that read files); else before what is random for a batch."
+    """The training transform of a format with an augmentation policy that treats each image by itself: beside what
+    is random image by image, where the format has that (in the workers that read files); else before what is random
+    for a batch."""
     def __init__(self, fmt:ImageFormat, name:str): # a key of `POLICIES`
         self.base,policy = train_transform(fmt),POLICIES[name]()
         with_files = fmt.augment=='imagenet'
@@ -103,7 +108,8 @@ def share_right(
 )->float: # in [0,1]
     "Share of images that a classifier recognises."
     net.eval()
-    hits = torch.cat([(net(channels_last(x)).argmax(1)==y).cpu() for x,y in batches(ds, batch_size, eval_transform(fmt), device=device_of(net))])
+    hits = torch.cat([(net(channels_last(x)).argmax(1)==y).cpu()
+                      for x,y in batches(ds, batch_size, eval_transform(fmt), device=device_of(net))])
     return hits.float().mean().item()
 
 def train_on(
@@ -124,7 +130,8 @@ def train_on(
     plan = Plan('dream_id', steps or cfg.steps, size, LEG, t.lr*size/t.batch_size, True)
     net = fresh_classifier(t.backbone, len(ds.classes), fmt.image_size, seed, 'dream_id', repeat, device=device)
     transform = Policy(fmt, policy) if policy in POLICIES else train_transform(fmt)
-    mix = CutMixed(len(ds.classes), seed_for(seed,'dream_id','cutmix',repeat)) if policy=='cutmix' else lambda x,y: (x,y)
+    mix = CutMixed(len(ds.classes), seed_for(seed,'dream_id','cutmix',repeat)) if policy=='cutmix' else lambda x,y: (x,
+        y)
     def loader(leg):
         if policy=='cutmix': mix.step = leg*LEG
         g = generator(seed,'dream_id','batches',repeat,*([leg] if leg else []))
@@ -151,7 +158,8 @@ def compressed(x:Tensor, quality:int)->Tensor: # (3, S, S) uint8
 def occlude(x:Tensor, side:int, generator)->Tensor: # (N, 3, S, S) uint8
     "A grey square in each image, anywhere."
     at = torch.randint(0, x.shape[-1]-side+1, (len(x),2), generator=generator).tolist()
-    return torch.stack([TF.erase(i, r, c, side, side, torch.full((3,1,1),128,dtype=torch.uint8)) for i,(r,c) in zip(x,at)])
+    return torch.stack([TF.erase(i, r, c, side, side, torch.full((3,1,1),128,dtype=torch.uint8))
+                        for i,(r,c) in zip(x,at)])
 
 def shifted(
     ds:ImageSet,
@@ -164,7 +172,9 @@ def shifted(
     if kind=='noise': x = (x+255*v*torch.randn(x[:,:1].shape,generator=g)).round().clamp(0,255).byte()
     if kind=='blur': x = TF.gaussian_blur(x, 2*round(2*v*size)+1, v*size)
     if kind=='contrast': x = TF.adjust_contrast(x, v)
-    if kind=='rotation': x = torch.stack([TF.rotate(i, v if k%2 else -v, interpolation=TF.InterpolationMode.BILINEAR) for k,i in enumerate(x)])
+    if kind=='rotation':
+        x = torch.stack([TF.rotate(i, v if k%2 else -v, interpolation=TF.InterpolationMode.BILINEAR)
+                         for k,i in enumerate(x)])
     if kind=='occlusion': x = occlude(x, round(v*size), g)
     if kind=='JPEG': x = torch.stack([compressed(i, v) for i in x])
     return ImageSet(f'{kind} {severity}', x, ds.labels, ds.classes, ds.group, ds.greyscale)
@@ -180,7 +190,8 @@ def spoilt(ds:ImageSet, kind:str, severity:int, size:int)->ImageSet:
 # %% ../nbs/07_dream_id.ipynb #07de0003
 def in_memory(ds:ImageSet, size:int)->ImageSet:
     "A set with its pixels read once."
-    return ds if torch.is_tensor(ds.images) else ImageSet(ds.name, ds.pixels(size), ds.labels, ds.classes, ds.group, ds.greyscale)
+    return (ds if torch.is_tensor(ds.images) else ImageSet(ds.name, ds.pixels(size), ds.labels, ds.classes, ds.group,
+        ds.greyscale))
 
 def under_shift(
     net:nn.Module, test:ImageSet,
@@ -191,7 +202,8 @@ def under_shift(
     "Accuracy on spoilt test images; and, as severity 0, on images of the classes from elsewhere."
     def acc(ds): return share_right(net, ds, fmt, batch_size)
     rows = [dict(shift=n, severity=0, accuracy=acc(ds)) for n,ds in others.items()]
-    return rows + [dict(shift=k, severity=s, accuracy=acc(spoilt(test,k,s,fmt.image_size))) for k in SHIFTS for s in range(1,6)]
+    return (rows + [dict(shift=k, severity=s, accuracy=acc(spoilt(test,k,s,fmt.image_size))) for k in SHIFTS
+                    for s in range(1,6)])
 
 # %% ../nbs/07_dream_id.ipynb #c5458e7b
 def gains(
@@ -204,7 +216,8 @@ def gains(
     for c in t.columns:
         d = (t[c]-t[against]).dropna(); n = len(d)
         half = stats.t.ppf(.975, n-1)*d.std(ddof=1)/n**.5 if n>1 else float('nan')
-        rows.append(dict(condition=c, accuracy=t[c].mean(), gain=d.mean(), low=d.mean()-half, high=d.mean()+half, repeats=n))
+        rows.append(dict(condition=c, accuracy=t[c].mean(), gain=d.mean(), low=d.mean()-half,
+                         high=d.mean()+half, repeats=n))
     return pd.DataFrame(rows).set_index('condition')
 
 # %% ../nbs/07_dream_id.ipynb #b20fba35
@@ -216,4 +229,5 @@ def verdict(
     r = g.loc[condition]
     if r.repeats<2: return f"One repeat cannot tell: '{condition}' is {r.gain:+.1f} points from '{against}'."
     what = 'better' if r.low>0 else 'worse' if r.high<0 else 'neither shown better nor worse'
-    return f"'{condition}' is {what} than '{against}': {r.gain:+.1f} points of test accuracy (95% interval {r.low:+.1f} to {r.high:+.1f}, {r.repeats:.0f} repeats)."
+    return (f"'{condition}' is {what} than '{against}': {r.gain:+.1f} points of test accuracy (95% interval "
+            f"{r.low:+.1f} to {r.high:+.1f}, {r.repeats:.0f} repeats).")

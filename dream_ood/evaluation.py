@@ -34,28 +34,36 @@ def ood_metrics(
     id_scores, # (n,) of ID images, higher = more ID
     ood_scores # (m,) of OOD images
 )->dict: # fpr95, auroc, aupr_in, aupr_out, fpr95_openood
-    "How well scores tell ID from OOD; ties count half. Raises DreamError for empty sets and for scores that are not numbers."
+    """How well scores tell ID from OOD; ties count half. Raises DreamError for empty sets and for scores that are
+    not numbers."""
     i,o = checked_scores(id_scores,'ID'),checked_scores(ood_scores,'OOD')
     ranks = np.unique(np.r_[i,o], return_inverse=True)[1].astype(float)   # every measure depends on the order alone
     i,o,y = ranks[:len(i)],ranks[len(i):],np.r_[np.ones(len(i)),np.zeros(len(o))]
-    return dict(fpr95=fpr_at(i,o), auroc=float(roc_auc_score(y,ranks)), aupr_in=min(1.,float(average_precision_score(y,ranks))),   # a sum of shares: rounding may lead beyond 1
+    # a sum of shares: rounding may lead beyond 1
+    return dict(fpr95=fpr_at(i,o), auroc=float(roc_auc_score(y,ranks)),
+                aupr_in=min(1.,float(average_precision_score(y,ranks))),
                 aupr_out=min(1.,float(average_precision_score(1-y,-ranks))), fpr95_openood=fpr_at(-o,-i))
 
 # %% ../nbs/08_evaluation.ipynb #fd39d7bd
 GRIDS = dict( # detector: {parameter: values to try}; a detector that is not here has none
     gen=dict(gamma=[0.01,0.1,0.5,1.0], M=[3,10,None]),        # M: of the largest probabilities; none: all
-    knn=dict(k=[1,5,10,50,100,200]), combined=dict(k=[1,5,10,50,100,200]), fisher=dict(second=['knn','mahalanobis','vim']), nnguide=dict(k=[1,10,50,100]),
+    knn=dict(k=[1,5,10,50,100,200]), combined=dict(k=[1,5,10,50,100,200]),
+    fisher=dict(second=['knn','mahalanobis','vim']), nnguide=dict(k=[1,10,50,100]),
     dice=dict(p=[0.1,0.3,0.5,0.7,0.9]), react=dict(percentile=[0.85,0.9,0.95,0.99]),
     ash=dict(percentile=[0.65,0.75,0.85,0.9,0.95]), scale=dict(percentile=[0.65,0.75,0.85,0.9,0.95]),
     odin=dict(eps=[0.0,0.0014,0.0028], temperature=[1.0,1000.0]))
 
 def detector_trials(
-    scorer:Callable, # (detector, names of sets, mirrored=, **settings) -> their scores, see `Scorer`; with its `sets` and `train`
+    # (detector, names of sets, mirrored=, **settings) -> their scores, see `Scorer`; with its `sets` and `train`
+    scorer:Callable,
     detector:str,
     mirrored=False # see `Scorer`
 )->pd.DataFrame: # settings, auroc: a row for each point of the grid
-    "What each setting of a detector is worth on validation data. Raises DreamError if there are no validation outliers."
-    if 'validation outliers' not in scorer.sets: raise DreamError(f'Detector {detector!r} cannot be tuned without validation outliers: name some in data.validation_outliers, or leave `tuned` out.')
+    """What each setting of a detector is worth on validation data. Raises DreamError if there are no validation
+    outliers."""
+    if 'validation outliers' not in scorer.sets:
+        raise DreamError(f'Detector {detector!r} cannot be tuned without validation outliers: name some in '
+                         'data.validation_outliers, or leave `tuned` out.')
     grid,rows = GRIDS.get(detector,{}),[]
     for values in product(*grid.values()):
         settings = dict(zip(grid, values))
@@ -79,7 +87,8 @@ def metrics_table(
     seed:int=0       # of the run
 )->pd.DataFrame: # a row for each method and OOD set; shares in [0,1]
     "The measures of every method on every OOD set."
-    return pd.DataFrame([dict(method=name, ood_set=s, group=ds.group or 'validation', seed=seed) | (m := ood_metrics(scores[f'{name}/{reference}'], scores[f'{name}/{s}'])) |
+    return pd.DataFrame([dict(method=name, ood_set=s, group=ds.group or 'validation', seed=seed)
+                         | (m := ood_metrics(scores[f'{name}/{reference}'], scores[f'{name}/{s}'])) |
                          dict(id_acc=accuracies[method.contender][reference], fpr95_openood=m['fpr95_openood'])
                          for name,method in methods.items() for s,ds in sets.items()])[COLUMNS]
 
@@ -96,8 +105,10 @@ def overview(
         by = d.groupby('group')[['fpr95','auroc']].mean()*100
         average = d[d.group.isin(['near','far'])][['fpr95','auroc']].mean()*100
         controls = d[d.group=='control'].set_index('ood_set').auroc*100
-        rows[m] = {(g,k):by[k][g] for g in ('near','far','sanity') if g in by.index for k in ('fpr95','auroc')} | {('near and far',k):v for k,v in average.items()} | \
-                  {('control',f'{s} auroc'):v for s,v in controls.items()} | {('ID','accuracy'):100*d.id_acc.mean(), ('control','flags VAE'):'yes' if (controls.get('vae',0)>100*flagged) else ''}
+        row = {(g,k):by[k][g] for g in ('near','far','sanity') if g in by.index for k in ('fpr95','auroc')}
+        rows[m] = row | {('near and far',k):v for k,v in average.items()} | \
+                  {('control',f'{s} auroc'):v for s,v in controls.items()} | {('ID','accuracy'):100*d.id_acc.mean(),
+            ('control','flags VAE'):'yes' if (controls.get('vae',0)>100*flagged) else ''}
     return pd.DataFrame(rows).T.infer_objects()
 
 # %% ../nbs/08_evaluation.ipynb #04ed74c3
@@ -106,14 +117,18 @@ def plot_table(
 ): # matplotlib Figure
     "FPR95 and AUROC of every method on every set, as two heat maps."
     import seaborn as sns
-    order = metrics.assign(o=metrics.group.map(dict(near=0,far=1,sanity=2,control=3))).sort_values('o',kind='stable').ood_set.unique()
+    order = metrics.assign(o=metrics.group.map(dict(near=0,far=1,sanity=2,control=3))).sort_values('o',
+        kind='stable').ood_set.unique()
     methods = metrics.method.unique()
     fig,axes = plt.subplots(1, 2, figsize=(14,.9+.42*len(methods)), sharey=True, layout='constrained')
-    for ax,k,title,cmap in ((axes[0],'fpr95','FPR95 (%), lower is better','rocket_r'),(axes[1],'auroc','AUROC (%), higher is better','rocket')):
+    for ax,k,title,cmap in ((axes[0],'fpr95','FPR95 (%), lower is better','rocket_r'),
+                            (axes[1],'auroc','AUROC (%), higher is better','rocket')):
         t = 100*metrics.pivot_table(index='method',columns='ood_set',values=k).loc[methods,order]
-        sns.heatmap(t, ax=ax, annot=True, fmt='.0f' if k=='fpr95' else '.1f', cmap=cmap, vmin=0 if k=='fpr95' else 50, vmax=100, cbar=False, annot_kws=dict(size=9))
+        sns.heatmap(t, ax=ax, annot=True, fmt='.0f' if k=='fpr95' else '.1f', cmap=cmap, vmin=0 if k=='fpr95' else 50,
+                    vmax=100, cbar=False, annot_kws=dict(size=9))
         ax.set(title=title, xlabel='', ylabel='')
-        ax.set_xticklabels([f'{s}\n({metrics[metrics.ood_set==s].group.iloc[0]})' for s in order], rotation=45, ha='right', fontsize=9)
+        ax.set_xticklabels([f'{s}\n({metrics[metrics.ood_set==s].group.iloc[0]})' for s in order], rotation=45,
+                           ha='right', fontsize=9)
     return fig
 
 # %% ../nbs/08_evaluation.ipynb #b153fa88
@@ -122,7 +137,8 @@ def _from_counts(i, o): # images with each distinct score, lowest score first; a
         tp,fp = p.cumsum(),q.cumsum()
         return float(fp[np.searchsorted(tp/tp[-1],.95)]/fp[-1]), float((p*tp/np.maximum(tp+fp,1)).sum()/tp[-1])
     (fpr95,aupr_in),(fpr95_openood,aupr_out) = half(i[::-1],o[::-1]),half(o,i)
-    return dict(fpr95=fpr95, auroc=float((i*(o.cumsum()-o/2)).sum()/i.sum()/o.sum()), aupr_in=aupr_in, aupr_out=aupr_out, fpr95_openood=fpr95_openood)
+    return dict(fpr95=fpr95, auroc=float((i*(o.cumsum()-o/2)).sum()/i.sum()/o.sum()), aupr_in=aupr_in,
+                aupr_out=aupr_out, fpr95_openood=fpr95_openood)
 
 def bootstrap_metrics(
     id_scores, ood_scores,
@@ -151,7 +167,8 @@ def over_seeds(
     each,rows = metrics.groupby(['method','group','seed'], sort=False)[list(measures)].mean(),{}
     for key,d in each.groupby(['method','group'], sort=False):
         if len(d)<2: raise DreamError(f'Method {key[0]!r} has one seed only: an interval over seeds needs two or more.')
-        rows[key] = {(m,k):v for m in measures for mean,half in [_over(d[m],level)] for k,v in dict(mean=mean,lo=mean-half,hi=mean+half).items()} | {('seeds',''):len(d)}
+        rows[key] = ({(m,k):v for m in measures for mean,half in [_over(d[m],level)]
+                      for k,v in dict(mean=mean,lo=mean-half,hi=mean+half).items()} | {('seeds',''):len(d)})
     return pd.DataFrame(rows).T.rename_axis(['method','group'])
 
 # %% ../nbs/08_evaluation.ipynb #effeb740
@@ -162,13 +179,18 @@ def paired(
     group:str='near',
     level:float=0.95       # of the interval
 )->dict: # a, b, gain of a (positive: a is better), lo, hi, p, wins, seeds
-    "By how much `a` beats `b` on the same seeds: paired differences of the mean over a group's sets, with a two-sided t test. Raises DreamError unless both have the same two or more seeds."
+    """By how much `a` beats `b` on the same seeds: paired differences of the mean over a group's sets, with a
+    two-sided t test. Raises DreamError unless both have the same two or more seeds."""
     of = {m:metrics[(metrics.method==m)&(metrics.group==group)].groupby('seed')[measure].mean() for m in (a,b)}
-    if set(of[a].index)!=set(of[b].index): raise DreamError(f'{a!r} and {b!r} do not have the same seeds ({sorted(of[a].index)} and {sorted(of[b].index)}) on {group} sets: run the missing ones, or leave the others out.')
+    if set(of[a].index)!=set(of[b].index):
+        raise DreamError(f'{a!r} and {b!r} do not have the same seeds ({sorted(of[a].index)} and '
+                         f'{sorted(of[b].index)}) on {group} sets: run the missing ones, or leave the others out.')
     gain = (of[a]-of[b])*(-1 if measure.startswith('fpr') else 1)
-    if len(gain)<2: raise DreamError(f'{a!r} and {b!r} share {len(gain)} seeds on {group} sets: a paired test needs two or more.')
+    if len(gain)<2:
+        raise DreamError(f'{a!r} and {b!r} share {len(gain)} seeds on {group} sets: a paired test needs two or more.')
     mean,half = _over(gain, level)
-    p = stats.ttest_rel(of[a], of[b]).pvalue if gain.std()>0 else float(not gain.any())   # the same difference on all seeds
+    # the same difference on all seeds
+    p = stats.ttest_rel(of[a], of[b]).pvalue if gain.std()>0 else float(not gain.any())
     return dict(a=a, b=b, gain=mean, lo=mean-half, hi=mean+half, p=p, wins=int((gain>0).sum()), seeds=len(gain))
 
 def holm(
@@ -186,7 +208,8 @@ def versus(
     **kwargs                  # measure, group, level; see `paired`
 )->pd.DataFrame: # a row for each other method, with p_holm and whether that is below alpha
     "`a` against other methods, seed by seed. Raises what `paired` raises."
-    t = pd.DataFrame([paired(metrics, a, b, **kwargs) for b in (others or [m for m in metrics.method.unique() if m!=a])])
+    t = pd.DataFrame([paired(metrics, a, b, **kwargs)
+                      for b in (others or [m for m in metrics.method.unique() if m!=a])])
     return t.assign(p_holm=holm(t.p), significant=holm(t.p)<alpha)
 
 # %% ../nbs/08_evaluation.ipynb #67301089
@@ -196,11 +219,14 @@ def auroc_by_class(
     ood_scores,  # (m,)
     classes:list # names
 )->pd.Series: # class -> AUROC
-    "AUROC of each class's ID images against all OOD images. Raises DreamError if labels do not fit, or a class has no image."
+    """AUROC of each class's ID images against all OOD images. Raises DreamError if labels do not fit, or a class has
+    no image."""
     i,y = checked_scores(id_scores,'ID'),np.asarray(labels)
     if len(y)!=len(i): raise DreamError(f'There are {len(i)} ID scores but {len(y)} labels.')
-    if y.min()<0 or y.max()>=len(classes): raise DreamError(f'Labels reach from {y.min()} to {y.max()}, but there are {len(classes)} classes.')
-    if lacking := [n for c,n in enumerate(classes) if not (y==c).any()]: raise DreamError(f'There are no ID scores of class {lacking[0]!r}.')
+    if y.min()<0 or y.max()>=len(classes):
+        raise DreamError(f'Labels reach from {y.min()} to {y.max()}, but there are {len(classes)} classes.')
+    if lacking := [n for c,n in enumerate(classes) if not (y==c).any()]:
+        raise DreamError(f'There are no ID scores of class {lacking[0]!r}.')
     return pd.Series({n:ood_metrics(i[y==c],ood_scores)['auroc'] for c,n in enumerate(classes)}, name='auroc')
 
 # %% ../nbs/08_evaluation.ipynb #9041cfa3
@@ -219,8 +245,9 @@ def coverage_curve(
     scores,          # (n,) of ID images
     correct,         # (n,) whether each is given the right class
     ood_scores=None  # (m,)
-)->pd.DataFrame: # threshold, coverage, accuracy[, ood_accepted]: a row for each distinct score, highest first; shares in [0,1]
-    "What each threshold accepts, and how much of the accepted ID images is right. Raises DreamError if lengths differ, and as `ood_metrics`."
+)->pd.DataFrame: # threshold, coverage, accuracy[, ood_accepted] (shares): a row a distinct score, highest first
+    """What each threshold accepts, and how much of the accepted ID images is right. Raises DreamError if lengths
+    differ, and as `ood_metrics`."""
     s,hit = checked_scores(scores,'ID'),np.asarray(correct, dtype=float)
     if len(hit)!=len(s): raise DreamError(f'There are {len(s)} ID scores but {len(hit)} answers.')
     t,at = np.unique(s, return_inverse=True)

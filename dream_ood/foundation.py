@@ -21,8 +21,10 @@ import diffusers,transformers
 from torch import Tensor
 from safetensors import safe_open
 from tqdm.auto import tqdm
-from diffusers import (AutoencoderKL,DDIMScheduler,DiffusionPipeline,DPMSolverMultistepScheduler,EulerAncestralDiscreteScheduler,EulerDiscreteScheduler,
-                       LCMScheduler,PNDMScheduler,StableDiffusionPipeline,StableDiffusionXLPipeline,UNet2DConditionModel,UniPCMultistepScheduler)
+from diffusers import (AutoencoderKL,DDIMScheduler,DiffusionPipeline,DPMSolverMultistepScheduler,
+                       EulerAncestralDiscreteScheduler,EulerDiscreteScheduler,
+                       LCMScheduler,PNDMScheduler,StableDiffusionPipeline,StableDiffusionXLPipeline,
+                       UNet2DConditionModel,UniPCMultistepScheduler)
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer
 from .core import ASSETS,DreamError,default_device,nice,resolve
 from .plots import as_arrays
@@ -34,16 +36,23 @@ def check_model(
 )->None: # raises DreamError, which names the file
     "Check that the parts of a local model are there and that its weight files are whole."
     if not (folder/'model_index.json').is_file():
-        raise DreamError(f"foundation.model {nice(folder)!r} holds no model_index.json: give a folder in diffusers' format, a hub id, or 'bundled'.")
+        raise DreamError(f"foundation.model {nice(folder)!r} holds no model_index.json: give a folder in diffusers' "
+                         "format, a hub id, or 'bundled'.")
     try: index = json.loads((folder/'model_index.json').read_text())
-    except ValueError: raise DreamError(f'{nice(folder/"model_index.json")!r} is damaged (not valid JSON): fetch the model again.') from None
+    except ValueError:
+        raise DreamError(
+            f'{nice(folder/"model_index.json")!r} is damaged (not valid JSON): fetch the model again.') from None
     for part in ('text_encoder','tokenizer','unet','vae','scheduler'):
-        if not all(index.get(part) or [None]): raise DreamError(f'The model in {nice(folder)!r} has no {part}: Dream-OOD needs a text-to-image model of the Stable Diffusion kind.')
-        if not (folder/part).is_dir(): raise DreamError(f'The model in {nice(folder)!r} lacks its folder {part!r}: fetch the model again.')
+        if not all(index.get(part) or [None]):
+            raise DreamError(f'The model in {nice(folder)!r} has no {part}: Dream-OOD needs a text-to-image model of '
+                             'the Stable Diffusion kind.')
+        if not (folder/part).is_dir():
+            raise DreamError(f'The model in {nice(folder)!r} lacks its folder {part!r}: fetch the model again.')
     for f in sorted(folder.rglob('*.safetensors')):
         try:
             with safe_open(f, 'pt') as t: t.keys()
-        except Exception as e: raise DreamError(f'Weight file {nice(f)!r} is damaged ({e}): fetch the model again.') from None
+        except Exception as e:
+            raise DreamError(f'Weight file {nice(f)!r} is damaged ({e}): fetch the model again.') from None
 
 # %% ../nbs/02_foundation.ipynb #ec47bdc5
 def model_source(
@@ -55,7 +64,8 @@ def model_source(
         check_model(folder)
         return str(folder)
     if re.fullmatch(r'\w[\w.-]*/[\w.-]+', model): return model
-    raise DreamError(f'foundation.model: there is no folder {nice(folder)!r}; give a local folder, a hub id such as CompVis/stable-diffusion-v1-4, or \'bundled\'.')
+    raise DreamError(f'foundation.model: there is no folder {nice(folder)!r}; give a local folder, a hub id such as '
+                     'CompVis/stable-diffusion-v1-4, or \'bundled\'.')
 
 # %% ../nbs/02_foundation.ipynb #dec102e3
 def text_encoders(pipe)->list:
@@ -64,17 +74,20 @@ def text_encoders(pipe)->list:
 
 def few_steps(scheduler)->bool:
     "Was the model distilled for this very solver (LCM, Turbo)? Another one would draw nothing with it."
-    return isinstance(scheduler, LCMScheduler) or isinstance(scheduler, EulerAncestralDiscreteScheduler) and scheduler.config.timestep_spacing=='trailing'
+    return (isinstance(scheduler, LCMScheduler) or isinstance(scheduler, EulerAncestralDiscreteScheduler)
+            and scheduler.config.timestep_spacing=='trailing')
 
 def frozen(pipe):
-    "The pipeline, ready for use: no gradients, no dropout, no progress bar of its own; channels last, which convolutions are faster with."
+    """The pipeline, ready for use: no gradients, no dropout, no progress bar of its own; channels last, which
+    convolutions are faster with."""
     for m in (*text_encoders(pipe),pipe.unet,pipe.vae): m.requires_grad_(False).eval()
     for m in (pipe.unet,pipe.vae): m.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 # %% ../nbs/02_foundation.ipynb #a55b9566
-SOLVERS = dict(dpm=DPMSolverMultistepScheduler, unipc=UniPCMultistepScheduler, ddim=DDIMScheduler, euler=EulerDiscreteScheduler, pndm=PNDMScheduler)
+SOLVERS = dict(dpm=DPMSolverMultistepScheduler, unipc=UniPCMultistepScheduler, ddim=DDIMScheduler,
+               euler=EulerDiscreteScheduler, pndm=PNDMScheduler)
 
 def use_solver(
     pipe,     # foundation
@@ -83,10 +96,13 @@ def use_solver(
     "Set the solver that a foundation draws with."
     own = pipe.own_scheduler = getattr(pipe,'own_scheduler',pipe.scheduler)
     if few_steps(own):
-        if name in SOLVERS: raise DreamError(f'decoding.scheduler: this model was distilled for {type(pipe.scheduler).__name__} and draws nothing with {name!r}; leave the key out.')
+        if name in SOLVERS:
+            raise DreamError(f'decoding.scheduler: this model was distilled for {type(pipe.scheduler).__name__} and '
+                             f'draws nothing with {name!r}; leave the key out.')
     elif name=='own': pipe.scheduler = own
     else:
-        more = dict(pndm=dict(skip_prk_steps=True), ddim=dict(clip_sample=False)).get(name,{})   # PLMS, as in Stable Diffusion; latents are not pixels and may leave [-1, 1]
+        # PLMS, as in Stable Diffusion; latents are not pixels and may leave [-1, 1]
+        more = dict(pndm=dict(skip_prk_steps=True), ddim=dict(clip_sample=False)).get(name,{})
         pipe.scheduler = SOLVERS[name or 'dpm'].from_config(own.config, **more)
     return pipe
 
@@ -107,19 +123,27 @@ def load_foundation(
     scheduler:str=None,     # see `use_solver`
     safety_checker:bool=True, # keep the model's, if it brings one
     compile:bool=False      # the U-Net and the image decoder; None: on a GPU
-)->DiffusionPipeline: # Stable Diffusion 1.x, 2.x or XL, or one distilled from them; raises DreamError if it is missing, damaged or of another kind
+)->DiffusionPipeline: # Stable Diffusion 1.x, 2.x or XL, or distilled from them; raises DreamError for other models
     "Load a text-to-image model, with a deterministic solver, unless it was distilled for its own."
     source,device,safe = model_source(str(model)),device or default_device(),safety_checker
     diffusers.utils.logging.disable_progress_bar(); transformers.utils.logging.disable_progress_bar()
     try:
         kind = DiffusionPipeline.load_config(source, revision=revision).get('_class_name','')
-        extra = {} if 'XL' in kind else dict(requires_safety_checker=False) if safe else dict(safety_checker=None, requires_safety_checker=False)
+        extra = ({} if 'XL' in kind else dict(requires_safety_checker=False) if safe
+                 else dict(safety_checker=None, requires_safety_checker=False))
         pipe = DiffusionPipeline.from_pretrained(source, revision=revision, dtype=getattr(torch,dtype), **extra)
     except Exception as e:
-        raise DreamError(f'foundation.model {str(model)!r} could not be loaded ({" ".join(str(e).split())[:200]}): check the name, the network and the files.') from e
-    if pipe.text_encoder is None: raise DreamError(f'foundation.model {str(model)!r} has no text_encoder: Dream-OOD needs a text-to-image model of the Stable Diffusion kind.')
-    if kind=='LatentConsistencyModelPipeline': pipe = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)   # the same parts, and takes the same arguments
-    if not isinstance(pipe, (StableDiffusionPipeline,StableDiffusionXLPipeline)): raise DreamError(f'foundation.model {str(model)!r} is a {kind}: Dream-OOD needs a Stable Diffusion 1.x, 2.x or XL, or one distilled from them.')
+        raise DreamError(f'foundation.model {str(model)!r} could not be loaded ({" ".join(str(e).split())[:200]}): '
+                         'check the name, the network and the files.') from e
+    if pipe.text_encoder is None:
+        raise DreamError(f'foundation.model {str(model)!r} has no text_encoder: Dream-OOD needs a text-to-image model '
+                         'of the Stable Diffusion kind.')
+    # the same parts, and takes the same arguments
+    if kind=='LatentConsistencyModelPipeline':
+        pipe = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    if not isinstance(pipe, (StableDiffusionPipeline,StableDiffusionXLPipeline)):
+        raise DreamError(f'foundation.model {str(model)!r} is a {kind}: Dream-OOD needs a Stable Diffusion 1.x, 2.x or '
+                         'XL, or one distilled from them.')
     pipe = prepare(pipe, device, scheduler)
     if compile or compile is None and torch.device(device).type=='cuda':
         for m in (pipe.unet,pipe.vae.decoder): m.compile()   # in place, at the first image
@@ -139,21 +163,29 @@ def tiny_pipeline(
     tok = CLIPTokenizer().train_new_from_iterator([list(words)], vocab_size=4000, show_progress=False)
     tok.model_max_length = 12
     xl,d2 = family in ('sdxl','turbo'),48
-    def text(kind, d): return kind(CLIPTextConfig(vocab_size=len(tok), hidden_size=d, intermediate_size=2*d, num_hidden_layers=2, num_attention_heads=4, projection_dim=16,
-        max_position_embeddings=12, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id))
-    more = dict(addition_embed_type='text_time', addition_time_embed_dim=8, projection_class_embeddings_input_dim=16+6*8) if xl else {}
+    def text(kind, d):
+        return kind(CLIPTextConfig(vocab_size=len(tok), hidden_size=d, intermediate_size=2*d, num_hidden_layers=2,
+                                   num_attention_heads=4, projection_dim=16,
+        max_position_embeddings=12, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id,
+        pad_token_id=tok.pad_token_id))
+    more = (dict(addition_embed_type='text_time', addition_time_embed_dim=8,
+                 projection_class_embeddings_input_dim=16+6*8) if xl else {})
     if family in ('sd2','sdxl','turbo'): more |= dict(use_linear_projection=True)
     if family=='lcm': more |= dict(time_cond_proj_dim=16)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         first = text(CLIPTextModel, d)
-        unet = UNet2DConditionModel(sample_size=8, block_out_channels=(32,32), layers_per_block=1, attention_head_dim=8, cross_attention_dim=d+d2*xl, norm_num_groups=8,
-            down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'), **more)
-        vae = AutoencoderKL(block_out_channels=(8,8,8), down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3,
+        unet = UNet2DConditionModel(sample_size=8, block_out_channels=(32,32), layers_per_block=1, attention_head_dim=8,
+                                    cross_attention_dim=d+d2*xl, norm_num_groups=8,
+            down_block_types=('DownBlock2D','CrossAttnDownBlock2D'),
+            up_block_types=('CrossAttnUpBlock2D','UpBlock2D'), **more)
+        vae = AutoencoderKL(block_out_channels=(8,8,8), down_block_types=('DownEncoderBlock2D',)*3,
+                            up_block_types=('UpDecoderBlock2D',)*3,
             layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False, sample_size=32)
         second = text(CLIPTextModelWithProjection, d2) if xl else None
     prediction = 'v_prediction' if family in ('mini','sd2') else 'epsilon'
-    schedule = (LCMScheduler(steps_offset=1) if family=='lcm' else EulerAncestralDiscreteScheduler(timestep_spacing='trailing') if family=='turbo'
+    schedule = (LCMScheduler(steps_offset=1) if family=='lcm'
+                else EulerAncestralDiscreteScheduler(timestep_spacing='trailing') if family=='turbo'
                 else DPMSolverMultistepScheduler(prediction_type=prediction, steps_offset=1))
     if xl: return frozen(StableDiffusionXLPipeline(vae, first, second, tok, tok, unet, schedule, add_watermarker=False))
     return frozen(StableDiffusionPipeline(vae, first, tok, unet, schedule, None, None, requires_safety_checker=False))
@@ -167,14 +199,16 @@ def token_ids(
     pipe,    # foundation
     noun:str # one word or several
 )->list[int]: # raises DreamError if the tokenizer does not know a word of `noun`
-    "The tokens of a noun. Known is a word that is one token, or (unless the foundation lists its nouns) whose tokens are longer than two letters on average."
+    """The tokens of a noun. Known is a word that is one token, or (unless the foundation lists its nouns) whose
+    tokens are longer than two letters on average."""
     tok,ids = pipe.tokenizer,[]
     special,listed = set(tok.all_special_ids),noun_list(pipe).is_file()
     for word in noun.replace('_',' ').split() or ['']:
         new = tok(word, add_special_tokens=False).input_ids
         if not new or special&set(new) or (len(new)>1 and (listed or len(word)<=2*len(new))):
             pieces = ', '.join(f"'{t.removesuffix('</w>')}'" for t in tok.convert_ids_to_tokens(new))
-            raise DreamError(f"The foundation's tokenizer does not know {word!r} (it falls apart into {pieces or 'nothing'}): choose another word for {noun!r} in the profile.")
+            raise DreamError(f"The foundation's tokenizer does not know {word!r} (it falls apart into "
+                             f"{pieces or 'nothing'}): choose another word for {noun!r} in the profile.")
         ids += new
     return ids
 
@@ -202,7 +236,8 @@ def plot_cosines(
     import seaborn as sns   # slow to import, and most notebooks need this module for other things
     z = F.normalize(z,dim=1); few = len(names)<=24
     fig,ax = plt.subplots(figsize=(6,5))
-    sns.heatmap(z@z.T, vmin=-1, vmax=1, cmap='vlag', square=True, annot=few and len(names)<=12, fmt='.2f', annot_kws=dict(size=8), ax=ax,
+    sns.heatmap(z@z.T, vmin=-1, vmax=1, cmap='vlag', square=True, annot=few and len(names)<=12, fmt='.2f',
+                annot_kws=dict(size=8), ax=ax,
                 xticklabels=names if few else False, yticklabels=names if few else False, cbar_kws=dict(label='cosine'))
     ax.set(xlabel='class', ylabel='class')
     return ax
@@ -232,11 +267,15 @@ def prompt_ids(
 )->tuple[list[int],int]: # ids, padded to the tokenizer's length; position of the {}
     "Token ids of a prompt."
     tok = tok or pipe.tokenizer
-    if prompt.count('{}')!=1 or re.search(r'[^\W\d_]\{\}|\{\}[^\W\d_]',prompt): raise DreamError(f'foundation.prompt {prompt!r} needs exactly one {{}} that stands apart from other letters.')
+    if prompt.count('{}')!=1 or re.search(r'[^\W\d_]\{\}|\{\}[^\W\d_]',prompt):
+        raise DreamError(f'foundation.prompt {prompt!r} needs exactly one {{}} that stands apart from other letters.')
     before,after = (tok(t, add_special_tokens=False).input_ids if t.strip() else [] for t in prompt.split('{}'))
-    middle = token_ids(pipe,noun) if noun is not None else [next(i for i in range(len(tok)) if i not in tok.all_special_ids)]
+    middle = (token_ids(pipe,noun) if noun is not None
+              else [next(i for i in range(len(tok)) if i not in tok.all_special_ids)])
     ids = [tok.bos_token_id,*before,*middle,*after,tok.eos_token_id]
-    if len(ids)>tok.model_max_length: raise DreamError(f'The prompt {prompt!r} with {noun or "its class name"!r} has {len(ids)} tokens, and the foundation takes {tok.model_max_length}: shorten foundation.prompt.')
+    if len(ids)>tok.model_max_length:
+        raise DreamError(f'The prompt {prompt!r} with {noun or "its class name"!r} has {len(ids)} tokens, and the '
+                         f'foundation takes {tok.model_max_length}: shorten foundation.prompt.')
     return ids+[tok.pad_token_id]*(tok.model_max_length-len(ids)), 1+len(before)
 
 @torch.inference_mode()
@@ -245,10 +284,12 @@ def both_encoders(
     ids:list[list[int]],        # for its first text encoder
     ids_2:list[list[int]]       # for its second
 )->dict: # prompt_embeds (B, L, d1+d2), pooled_prompt_embeds (B, d3)
-    "What a Stable Diffusion XL makes of prompts: the last layer but one of both encoders, side by side, and the second's summary."
+    """What a Stable Diffusion XL makes of prompts: the last layer but one of both encoders, side by side, and the
+    second's summary."""
     a = pipe.text_encoder(torch.tensor(ids, device=pipe.device), output_hidden_states=True)
     b = pipe.text_encoder_2(torch.tensor(ids_2, device=pipe.device), output_hidden_states=True)
-    return dict(prompt_embeds=torch.cat([a.hidden_states[-2],b.hidden_states[-2]],-1), pooled_prompt_embeds=b.text_embeds)
+    return dict(prompt_embeds=torch.cat([a.hidden_states[-2],b.hidden_states[-2]],-1),
+                pooled_prompt_embeds=b.text_embeds)
 
 @torch.inference_mode()
 def encode_ids(pipe, ids:list[list[int]])->Tensor: # (B, L, d)
@@ -261,22 +302,28 @@ def checked(
     d:int     # width of the foundation's tokens
 )->Tensor: # z; raises DreamError if they have another width, or hold NaN
     "Refuse embeddings that the foundation cannot take."
-    if z.ndim!=2 or z.shape[1]!=d: raise DreamError(f"The embeddings have width {z.shape[-1]} but the foundation's tokens have width {d}: make them with the same foundation.")
-    if (bad:=(~z.isfinite().all(1)).nonzero().flatten().tolist()): raise DreamError(f'{len(bad)} of {len(z)} embeddings hold NaN or infinity (the first is number {bad[0]}): make them again.')
+    if z.ndim!=2 or z.shape[1]!=d:
+        raise DreamError(f"The embeddings have width {z.shape[-1]} but the foundation's tokens have width {d}: make "
+                         "them with the same foundation.")
+    if (bad:=(~z.isfinite().all(1)).nonzero().flatten().tolist()):
+        raise DreamError(f'{len(bad)} of {len(z)} embeddings hold NaN or infinity (the first is number {bad[0]}): make '
+                         'them again.')
     return z
 
 def with_slot(pipe, prompt, what, tok=None)->tuple: # B rows of token ids, where the {} is
     "One prompt a row: for a vector with a slot where it goes, for a noun with the noun."
     prompts = [prompt]*len(what) if isinstance(prompt,str) else prompt
     rows = [prompt_ids(pipe, q, n if isinstance(n,str) else None, tok) for q,n in zip(prompts,what)]
-    if len({at for _,at in rows})>1: raise DreamError('The prompts of one batch must be alike up to their {}: change foundation.suffixes rather than what stands before.')
+    if len({at for _,at in rows})>1:
+        raise DreamError('The prompts of one batch must be alike up to their {}: change foundation.suffixes rather '
+                         'than what stands before.')
     return [ids for ids,_ in rows], rows[0][1]
 
 def encode(
     pipe,       # foundation
     prompt,     # with one {}; or B of them, alike up to their {}
     what        # (B, d) embeddings to stand at {}, or a list of B nouns
-)->Tensor: # (B, L, d_text) prompt embeddings; raises DreamError for unknown nouns and for embeddings of the wrong width or with NaN
+)->Tensor: # (B, L, d_text) prompt embeddings; raises DreamError for unknown nouns, and embeddings that do not fit
     "Encode one prompt a row, with a vector or a noun where the {} is (Sec. 3.2 of the paper)."
     ids,position = with_slot(pipe, prompt, what)
     if not torch.is_tensor(what): return encode_ids(pipe, ids)
@@ -296,9 +343,12 @@ def conditions(
     pipe,       # foundation
     prompt,     # with one {}; or B of them, alike up to their {}
     what,       # (B, d) embeddings to stand at {}, or a list of B nouns
-    nouns=None  # what the second text encoder of a Stable Diffusion XL reads there: B nouns; default: `what`, or a word that means nothing
+    # what the second text encoder of a Stable Diffusion XL reads there: B nouns; default: `what`, or a word that means
+    # nothing
+    nouns=None
 )->dict: # prompt_embeds (B, L, d_text), and for a Stable Diffusion XL pooled_prompt_embeds (B, d_pooled)
-    "Everything that the pipeline has to be told: an embedding stands for a token of the encoder it was aligned with, the other encoder reads the plain prompt."
+    """Everything that the pipeline has to be told: an embedding stands for a token of the encoder it was aligned
+    with, the other encoder reads the plain prompt."""
     if len(text_encoders(pipe))==1: return dict(prompt_embeds=encode(pipe, prompt, what))
     prompt_2 = with_slot(pipe, prompt, what if nouns is None else nouns, pipe.tokenizer_2)[0]
     ids,position = with_slot(pipe, prompt, what)
@@ -312,7 +362,8 @@ def native_size(pipe)->int:
     return pipe.unet.config.sample_size*pipe.vae_scale_factor
 
 def _resize(x, size): # (B,3,H,W) in [0,1]
-    return x if x.shape[-1]==size else F.interpolate(x.float(), size=(size,size), mode='bicubic', antialias=True, align_corners=False).clamp(0,1)
+    return (x if x.shape[-1]==size else F.interpolate(x.float(), size=(size,size), mode='bicubic', antialias=True,
+        align_corners=False).clamp(0,1))
 
 def _bytes(x): return (x.float()*255).round().to(torch.uint8).cpu()
 
@@ -322,7 +373,9 @@ def initial_noise(
     size=None        # side of the images in pixels; default: the foundation's own
 )->Tensor: # (B, 4, h, w); raises DreamError for a size that latents cannot have
     "Starting latents, each from a generator of its own."
-    if size and size%pipe.vae_scale_factor: raise DreamError(f'decoding.size is {size}: it must be a multiple of {pipe.vae_scale_factor}, the pixels of one latent.')
+    if size and size%pipe.vae_scale_factor:
+        raise DreamError(f'decoding.size is {size}: it must be a multiple of {pipe.vae_scale_factor}, the pixels of '
+                         'one latent.')
     side = size//pipe.vae_scale_factor if size else pipe.unet.config.sample_size
     shape = (pipe.unet.config.in_channels, side, side)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
@@ -344,7 +397,8 @@ def generate(
     if not isinstance(empty,dict): empty = dict(prompt_embeds=empty)
     negative = {f'negative_{k}':v.expand(len(seeds),*v.shape[1:]) for k,v in empty.items()}
     later = [torch.Generator().manual_seed(s^1) for s in seeds]   # for solvers that add noise as they go
-    x = pipe(**prompts, **negative, height=size, width=size, latents=initial_noise(pipe,seeds,size).to(prompts['prompt_embeds']), generator=later,
+    x = pipe(**prompts, **negative, height=size, width=size,
+             latents=initial_noise(pipe,seeds,size).to(prompts['prompt_embeds']), generator=later,
              num_inference_steps=steps, guidance_scale=guidance, output_type='pt').images
     return _bytes(_resize(x, image_size))
 
@@ -363,7 +417,8 @@ def draw(
 )->Tensor: # (B, 3, H, W) uint8; black where the safety checker, if there is one, objects
     "Encode and generate: a picture for each embedding, or each noun."
     seeds = list(range(len(what))) if seeds is None else seeds
-    return generate(pipe, conditions(pipe,prompt,what,nouns), seeds, steps, guidance, image_size or size or native_size(pipe), empty, size)
+    return generate(pipe, conditions(pipe,prompt,what,nouns), seeds, steps, guidance, image_size or size
+                    or native_size(pipe), empty, size)
 
 # %% ../nbs/02_foundation.ipynb #f16cd568
 def known_nouns(
@@ -374,7 +429,8 @@ def known_nouns(
     "The other nouns that a foundation knows."
     f = resolve(path) if path else noun_list(pipe)
     if not f.is_file():
-        if path: raise DreamError(f'foundation.nouns: there is no file {nice(f)!r}; give a CSV file with a column `noun`.')
+        if path:
+            raise DreamError(f'foundation.nouns: there is no file {nice(f)!r}; give a CSV file with a column `noun`.')
         return []
     df = pd.read_csv(f)
     if 'noun' not in df: raise DreamError(f'foundation.nouns: {nice(f)!r} has no column `noun` (it has {list(df)}).')
@@ -415,11 +471,14 @@ def vae_roundtrip(
     "Encode images to latents and decode them again. Raises DreamError if the autoencoder's numbers overflow."
     n,vae = batch_size or max(1, min(100, 2**21//native_size(pipe)**2)),pipe.vae
     dtype = vae.dtype
-    if dtype==torch.float16 and vae.config.get('force_upcast'): vae.to(torch.float32)   # SDXL's, which its own pipeline treats so
+    # SDXL's, which its own pipeline treats so
+    if dtype==torch.float16 and vae.config.get('force_upcast'): vae.to(torch.float32)
     def one(x):
         x = _resize(x.to(pipe.device).float()/255, native_size(pipe))
         y = vae.decode(vae.encode((2*x-1).to(vae.dtype)).latent_dist.mode()).sample
-        if not y.isfinite().all(): raise DreamError("The foundation's autoencoder overflows: set foundation.dtype to float32 or bfloat16 in the profile.")
+        if not y.isfinite().all():
+            raise DreamError("The foundation's autoencoder overflows: set foundation.dtype to float32 or bfloat16 in "
+                             "the profile.")
         return _bytes(_resize((y/2+.5).clamp(0,1), pixels.shape[-1]))
     try: return torch.cat([one(x) for x in tqdm(pixels.split(n), 'autoencoder', leave=False, disable=len(pixels)<=n)])
     finally: vae.to(dtype)

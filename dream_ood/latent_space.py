@@ -74,7 +74,9 @@ def one_epoch(
         loss,cos = text_loss(z, y, anchors, τ, alignment)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         loss_sum += loss.detach()*len(y); hits += (cos.argmax(1)==y).sum(); n += len(y)
-    if not torch.isfinite(loss_sum): raise DreamError('Training of the encoder diverged (the loss is not a number): lower latent_space.lr in the profile.')
+    if not torch.isfinite(loss_sum):
+        raise DreamError('Training of the encoder diverged (the loss is not a number): lower latent_space.lr in the '
+                         'profile.')
     return dict(loss=loss_sum.item()/n, accuracy=100*hits.item()/n)
 
 # %% ../nbs/03_latent_space.ipynb #2211c42b
@@ -105,13 +107,16 @@ def _resume(checkpoint, encoder, optimizer):
     "History of the epochs already done; the encoder and optimizer are set to their state."
     if checkpoint is None or not checkpoint.exists(): return []
     try: state = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except Exception as e: raise DreamError(f'Checkpoint {str(checkpoint)!r} is damaged ({type(e).__name__}): delete it and run the notebook again.') from None
+    except Exception as e:
+        raise DreamError(f'Checkpoint {str(checkpoint)!r} is damaged ({type(e).__name__}): delete it and run the '
+                         'notebook again.') from None
     encoder.load_state_dict(state['encoder']); optimizer.load_state_dict(state['optimizer'])
     return state['history']
 
 def _checkpoint(checkpoint, encoder, optimizer, history):
     if checkpoint is None: return
-    with atomic(checkpoint) as p: torch.save(dict(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), history=history), p)
+    with atomic(checkpoint) as p:
+        torch.save(dict(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), history=history), p)
 
 def make_encoder(
     backbone:str,    # see `make_backbone`
@@ -136,17 +141,20 @@ def train_encoder(
     epochs:int=None,    # default: those of `cfg`
     checkpoint=None,    # path of the checkpoint; none: nothing is kept
     device:str=None     # default: the GPU, if there is one
-)->tuple: # the encoder; a table with a row an epoch. Raises DreamError if the loss is no number, or the checkpoint damaged
+)->tuple: # the encoder; a table, a row an epoch. Raises DreamError if the loss is no number, or a checkpoint damaged
     "Train f (Dream-OOD, Section 3.1), or finish an interrupted training."
     device,epochs,steps = device or default_device(), epochs or cfg.epochs, max(1,len(train)//cfg.batch_size)
     encoder,anchors = make_encoder(cfg.backbone, anchors.shape[1], fmt.image_size, seed, device),anchors.to(device)
-    optimizer = torch.optim.SGD(encoder.parameters(), lr=cfg.lr, momentum=0.9, nesterov=True, weight_decay=cfg.weight_decay)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=cfg.lr, momentum=0.9, nesterov=True,
+                                weight_decay=cfg.weight_decay)
     history = _resume(checkpoint, encoder, optimizer)
     bar = tqdm(range(epochs), initial=len(history), desc='encoder', unit='epoch')
     for epoch in range(len(history), epochs):
         rate = lambda step: learning_rate((epoch+step/steps)/epochs, cfg.lr)
-        loader = batches(train, cfg.batch_size, train_transform(fmt), generator=generator(seed,'latent_space','epoch',epoch), device=device)
-        row = dict(epoch=epoch+1, **one_epoch(encoder, anchors, loader, optimizer, rate, cfg.temperature, cfg.alignment))
+        loader = batches(train, cfg.batch_size, train_transform(fmt),
+                         generator=generator(seed,'latent_space','epoch',epoch), device=device)
+        row = dict(epoch=epoch+1, **one_epoch(encoder, anchors, loader, optimizer, rate, cfg.temperature,
+                                              cfg.alignment))
         history.append(row | dict(validation_accuracy=accuracy(*embed(encoder, validation, fmt), anchors)))
         _checkpoint(checkpoint, encoder, optimizer, history)
         bar.update(); bar.set_postfix({k:f'{v:.2f}' for k,v in history[-1].items() if k!='epoch'})
@@ -174,10 +182,12 @@ def plot_anchor_cosines(
     fig,axes = plt.subplots(rows, min(n,4), figsize=(11,1.9*rows), sharex=True, squeeze=False, layout='constrained')
     edges = np.linspace(min(own.min().item(),other.min().item(),-.2), 1, 60)
     for c,ax in zip(range(n),axes.flat):
-        for v,label in ((own,'own anchor'),(other,'nearest other')): ax.hist(v[y==c].numpy(), edges, alpha=.7, label=label)
+        for v,label in ((own,'own anchor'),(other,'nearest other')):
+            ax.hist(v[y==c].numpy(), edges, alpha=.7, label=label)
         ax.set_title(f'{classes[c]} ({own[y==c].mean():.2f})', fontsize=10); ax.set_yticks([])
     for ax in axes.flat[n:]: ax.set_visible(False)
-    axes[0,0].legend(fontsize=8); fig.supxlabel('cosine with an anchor (mean with the own one in brackets)', fontsize=10)
+    axes[0,0].legend(fontsize=8)
+    fig.supxlabel('cosine with an anchor (mean with the own one in brackets)', fontsize=10)
     return fig
 
 # %% ../nbs/03_latent_space.ipynb #7f12faca

@@ -18,14 +18,18 @@ def make_backbone(
     image_size:int # pixels; up to 64 the stem keeps more of them
 )->nn.Module: # x (B,3,H,W) -> (B,n_out)
     "An untrained network with a fresh head. Raises DreamError for a name that timm does not know."
-    if name=='resnet_mini': net = ResNet(BasicBlock, [1,1,1,1], num_classes=n_out, channels=(16,32,64,128), stem_type='deep', stem_width=8)
+    if name=='resnet_mini':
+        net = ResNet(BasicBlock, [1,1,1,1], num_classes=n_out, channels=(16,32,64,128), stem_type='deep', stem_width=8)
     elif timm.is_model(name): net = timm.create_model(name, num_classes=n_out)
-    else: raise DreamError(f"There is no backbone {name!r}: use 'resnet_mini' or a name that timm.list_models() gives, such as 'resnet34'.")
+    else:
+        raise DreamError(f"There is no backbone {name!r}: use 'resnet_mini' or a name that timm.list_models() gives, "
+                         "such as 'resnet34'.")
     if image_size<=64 and isinstance(net, ResNet):
         if isinstance(net.conv1, nn.Conv2d): net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)
         elif name!='resnet_mini': net.conv1[0].stride = 1,1   # a deep stem has three small convolutions already
         net.maxpool = nn.Identity()
-    elif image_size<=64 and (stem:=getattr(net,'conv_stem',None) or getattr(getattr(net,'stem',None),'conv',None)): stem.stride = 1,1
+    elif image_size<=64 and (stem:=getattr(net,'conv_stem',None) or getattr(getattr(net,'stem',None),'conv',None)):
+        stem.stride = 1,1
     return net.to(memory_format=torch.channels_last)
 
 # %% ../nbs/01_networks.ipynb #0de70007

@@ -32,7 +32,9 @@ from .detectors import DETECTORS
 def base_pool(p:Profile)->Pool:
     "The pool of k-NN outliers, which the studies vary. Raises DreamError if the profile has none."
     q = next((q for q in p.sampling.pools.values() if q.rule=='knn'), None)
-    if q is None: raise DreamError(f'Profile {p.name!r} has no sampling pool with the rule knn: the paper\'s studies start from one.')
+    if q is None:
+        raise DreamError(f'Profile {p.name!r} has no sampling pool with the rule knn: the paper\'s studies start from '
+                         'one.')
     return q
 
 def has_nouns(p:Profile)->bool:
@@ -48,14 +50,17 @@ def derived(
     "A study like `p` with other pools, contenders and methods."
     d = p.model_dump(exclude_none=True)
     d.pop('paper', None)
-    for (section,key),v in {('sampling','pools'):pools, ('decoding','pools'):decoded, ('training','contenders'):contenders, ('evaluation','methods'):methods}.items(): d[section][key] = v
+    for (section,key),v in {('sampling','pools'):pools, ('decoding','pools'):decoded,
+                            ('training','contenders'):contenders, ('evaluation','methods'):methods}.items():
+        d[section][key] = v
     for s,v in sections.items(): d[s] |= v
     return Profile(**d|dict(name=f'{p.name}-{what}'))
 
 def scored(p:Profile, contenders, detectors)->dict: # 'contender: detector' -> row of evaluation.methods
     "Contenders under detectors, whose settings are chosen on the validation outliers if there are any."
     tuned = {'tuned':True} if p.data.validation_outliers else {}
-    return {f'{c}: {d}':dict(contender=c, detector=d)|(tuned if d in GRIDS else {}) for c in contenders for d in detectors}
+    return {f'{c}: {d}':dict(contender=c, detector=d)|(tuned if d in GRIDS else {}) for c in contenders
+            for d in detectors}
 
 # %% ../nbs/10_paper.ipynb #3424cce3
 ALL = [*DETECTORS,'odin','combined','fisher']
@@ -64,10 +69,14 @@ def table_pools(p:Profile)->tuple: # sampled pools, decoded pools
     "A pool for each rule, and those made of words."
     q = base_pool(p)
     own,each = q.model_dump(exclude_none=True),dict(k=q.k, per_class=q.per_class)
-    inliers = p.rule(p.dream_id.inliers).model_dump(exclude_none=True) | ({'per_class':p.paper.inliers_per_class} if p.paper and p.paper.inliers_per_class else {})
-    pools = dict(knn=own, reference=own|dict(rule='reference'), gaussian=own|dict(rule='gaussian'), boundary=each|dict(rule='boundary', select=q.select, extra=5),
-                 token_noise=each|dict(rule='token_noise', sigma=q.sigma), interpolation=each|dict(rule='interpolation', strength=[.3,.7]), anywhere=each|dict(rule='anywhere'))
-    words = dict(plain=dict(source='class_names', per_class=q.per_class), early=dict(source='class_names', per_class=q.per_class, steps=2))
+    inliers = (p.rule(p.dream_id.inliers).model_dump(exclude_none=True)
+               | ({'per_class':p.paper.inliers_per_class} if p.paper and p.paper.inliers_per_class else {}))
+    pools = dict(knn=own, reference=own|dict(rule='reference'), gaussian=own|dict(rule='gaussian'),
+                 boundary=each|dict(rule='boundary', select=q.select, extra=5),
+                 token_noise=each|dict(rule='token_noise', sigma=q.sigma),
+                 interpolation=each|dict(rule='interpolation', strength=[.3,.7]), anywhere=each|dict(rule='anywhere'))
+    words = dict(plain=dict(source='class_names', per_class=q.per_class),
+                 early=dict(source='class_names', per_class=q.per_class, steps=2))
     if has_nouns(p):
         pools['drift'] = each|dict(rule='drift', strength=[.35,.85], nouns=3)
         words['names'] = dict(source='other_names', per_class=q.per_class)
@@ -76,11 +85,15 @@ def table_pools(p:Profile)->tuple: # sampled pools, decoded pools
 
 def table_contenders(p:Profile)->dict:
     "All that Dream-OOD is compared with; each but the first is fine-tuned from it, equally long."
-    made = {'GAN-like':'early', 'VOS':'vos', 'NPOS':'npos', 'mixup':'mixup', 'CutMix':'cutmix', 'class names':'plain', 'token noise':'token_noise', 'interpolation':'interpolation', 'anywhere':'anywhere',
-            'Dream-OOD':'knn', 'Dream-OOD, reference':'reference', 'Dream-OOD, gaussian':'gaussian', 'Dream-OOD, boundary':'boundary'}
-    if has_nouns(p): made |= {'Dream-OOD, drift':'drift', 'Dream-OOD, drift and names':'drift+names', 'other class names':'names'}
+    made = {'GAN-like':'early', 'VOS':'vos', 'NPOS':'npos', 'mixup':'mixup', 'CutMix':'cutmix', 'class names':'plain',
+            'token noise':'token_noise', 'interpolation':'interpolation', 'anywhere':'anywhere',
+            'Dream-OOD':'knn', 'Dream-OOD, reference':'reference', 'Dream-OOD, gaussian':'gaussian',
+            'Dream-OOD, boundary':'boundary'}
+    if has_nouns(p):
+        made |= {'Dream-OOD, drift':'drift', 'Dream-OOD, drift and names':'drift+names', 'other class names':'names'}
     if p.data.wide: made['real outliers'] = 'wide'
-    return {'cross-entropy':{}, 'trained longer':dict(start='cross-entropy')} | {c:dict(start='cross-entropy', outliers=o) for c,o in made.items()}
+    return ({'cross-entropy':{}, 'trained longer':dict(start='cross-entropy')}
+            | {c:dict(start='cross-entropy', outliers=o) for c,o in made.items()})
 
 # %% ../nbs/10_paper.ipynb #6eddf4b1
 def sizes_of(p:Profile)->dict: # real images a class: steps
@@ -88,7 +101,8 @@ def sizes_of(p:Profile)->dict: # real images a class: steps
     return (p.paper and p.paper.sizes) or p.dream_id.sizes or {p.dream_id.real_per_class:p.dream_id.steps}
 
 def tables_study(p:Profile)->Profile:
-    "The tables' runs: every contender, every detector on the plain one; Dream-ID from the encoder that outliers come from."
+    """The tables' runs: every contender, every detector on the plain one; Dream-ID from the encoder that outliers
+    come from."""
     pools,decoded = table_pools(p)
     cs = table_contenders(p)
     methods = scored(p, ['cross-entropy'], ALL) | scored(p, list(cs)[1:], ['energy','combined','fisher'])
@@ -96,11 +110,14 @@ def tables_study(p:Profile)->Profile:
     return derived(p, 'tables', pools, decoded, cs, methods, dream_id=own)
 
 def dream_id_study(p:Profile)->Profile:
-    "Dream-ID's own runs: an encoder drawn to the class names, augmentation policies to compare with, accuracy under shift."
+    """Dream-ID's own runs: an encoder drawn to the class names, augmentation policies to compare with, accuracy
+    under shift."""
     q = table_pools(p)[0]['inliers']
     decoded = dict(inliers=dict(source='sampling'), plain=dict(source='class_names', per_class=q['per_class']))
-    own = dict(inliers='inliers', sizes=sizes_of(p), repeats=(p.paper or p.dream_id).repeats, augment=['randaugment','autoaugment','augmix','cutmix'], shifts=True)
-    return derived(p, 'dream-id', dict(inliers=q), decoded, {'cross-entropy':{}}, scored(p, ['cross-entropy'], ['energy']), dream_id=own,
+    own = dict(inliers='inliers', sizes=sizes_of(p), repeats=(p.paper or p.dream_id).repeats,
+               augment=['randaugment','autoaugment','augmix','cutmix'], shifts=True)
+    return derived(p, 'dream-id', dict(inliers=q), decoded, {'cross-entropy':{}},
+                   scored(p, ['cross-entropy'], ['energy']), dream_id=own,
                    latent_space=dict(alignment=p.paper.alignment if p.paper else p.latent_space.alignment))
 
 # %% ../nbs/10_paper.ipynb #b952c1aa
@@ -113,11 +130,15 @@ def axes(p:Profile)->dict: # axis -> {value: {'pool'|'decoded'|'contender': what
     C = len(p.data.classes)
     def times(x, factors, key, part): return {float(f'{x*f:.3g}'):{part:{key:float(f'{x*f:.3g}')}} for f in factors}
     ks = sorted({max(1,round(q.k*f)) for f in (.1,.3,1.5)}-{q.k})
-    return {'β':times(t.beta, (.1,.3,3,10), 'beta', 'contender'), 'σ':times(q.sigma, (.25,.5,2,4), 'sigma', 'pool'), 'k':{k:dict(pool=dict(k=k)) for k in ks},
-            'outliers a class':{m:dict(contender=dict(per_class=m)) for m in sorted({max(1,M//f) for f in (2,4,8,16)}-{M})},
+    return {'β':times(t.beta, (.1,.3,3,10), 'beta', 'contender'), 'σ':times(q.sigma, (.25,.5,2,4), 'sigma', 'pool'),
+            'k':{k:dict(pool=dict(k=k)) for k in ks},
+            'outliers a class':{m:dict(contender=dict(per_class=m))
+                                for m in sorted({max(1,M//f) for f in (2,4,8,16)}-{M})},
             'classes a step':{m:dict(contender=dict(classes_a_step=m)) for m in sorted({1,2,max(1,C//2)}-{C})},
-            'distance':{n:dict(contender=dict(distance=r)) for n,r in THIRDS.items()} | {'any third':dict(contender=dict(per_class=max(1,M//3)))},
-            'guidance':times(g, (1/g,2), 'guidance', 'decoded') if g>1 else {}, 'φ':{f:dict(contender=dict(phi=f)) for f in ('mlp','linear','monotone') if f!=t.phi},
+            'distance':{n:dict(contender=dict(distance=r)) for n,r in THIRDS.items()}
+            | {'any third':dict(contender=dict(per_class=max(1,M//3)))},
+            'guidance':times(g, (1/g,2), 'guidance', 'decoded') if g>1 else {},
+            'φ':{f:dict(contender=dict(phi=f)) for f in ('mlp','linear','monotone') if f!=t.phi},
             'schedule':{'from scratch':dict(contender=dict(start=None))}}
 
 def value_name(axis:str, value)->str: # of a contender
@@ -139,29 +160,38 @@ def ablations_study(p:Profile)->Profile:
             if 'pool' in change or 'decoded' in change:
                 pool = f"{dict(σ='sigma').get(axis,axis)}_{v:g}"
                 if 'pool' in change: pools[pool] = pools['knn']|change['pool']
-                decoded[pool] = dict(source='sampling')|change.get('decoded',{})|({} if 'pool' in change else dict(of='knn'))
-            cs[value_name(axis,v)] = {k:x for k,x in (dream|dict(outliers=pool)|change.get('contender',{})).items() if x is not None}
-    for b in p.paper.backbones if p.paper else []: cs |= {b:dict(backbone=b), f'{b}, Dream-OOD':dream|dict(start=b, backbone=b)}
+                decoded[pool] = (dict(source='sampling')|change.get('decoded',{})
+                                 |({} if 'pool' in change else dict(of='knn')))
+            cs[value_name(axis,v)] = {k:x for k,x in (dream|dict(outliers=pool)|change.get('contender',{})).items()
+                                      if x is not None}
+    for b in p.paper.backbones if p.paper else []:
+        cs |= {b:dict(backbone=b), f'{b}, Dream-OOD':dream|dict(start=b, backbone=b)}
     return derived(p, 'ablations', pools, decoded, cs, scored(p, cs, ['energy','combined']))
 
 def foundation_study(p:Profile, name:str, model:str)->Profile:
     "Dream-OOD with another text-to-image model."
     pools,decoded = ({n:v for n,v in x.items() if n in ('knn','inliers','plain')} for x in table_pools(p))
     cs = {n:c for n,c in table_contenders(p).items() if n in ('cross-entropy','Dream-OOD')}
-    return derived(p, f'foundation-{name}', pools, decoded, cs, scored(p, cs, ['energy','combined']), foundation=dict(model=model))
+    return derived(p, f'foundation-{name}', pools, decoded, cs, scored(p, cs, ['energy','combined']),
+                   foundation=dict(model=model))
 
 def studies(p:Profile)->dict: # name -> Profile
     "The studies behind all tables and figures."
     return dict(tables=tables_study(p), ablations=ablations_study(p), **{'dream-id':dream_id_study(p)},
-                **{f'foundation-{n}':foundation_study(p,n,m) for n,m in (p.paper.foundations if p.paper else {}).items()})
+                **{f'foundation-{n}':foundation_study(p,n,m)
+                   for n,m in (p.paper.foundations if p.paper else {}).items()})
 
 # %% ../nbs/10_paper.ipynb #a6b65d7a
 PAPER = { # notebook in nbs/paper: {study: the last stages it reads}
-    'detection':{'tables':['evaluation']}, 'alternatives':{'tables':['evaluation']}, 'dream_id':{'dream-id':['dream_id']}, 'dream_id_data':{'dream-id':['dream_id'],'tables':['dream_id']},
-    'framework':{'tables':['evaluation']}, 'latent_space':{'tables':['decoding']}, 'dreams':{'tables':['decoding']}, 'alternatives_images':{'tables':['evaluation']}, 'energies':{'tables':['evaluation']},
-    'ablations':{'ablations':['evaluation']}, 'near_ood':{'tables':['evaluation']}, 'backbones':{'ablations':['evaluation']},
+    'detection':{'tables':['evaluation']}, 'alternatives':{'tables':['evaluation']},
+    'dream_id':{'dream-id':['dream_id']}, 'dream_id_data':{'dream-id':['dream_id'],'tables':['dream_id']},
+    'framework':{'tables':['evaluation']}, 'latent_space':{'tables':['decoding']}, 'dreams':{'tables':['decoding']},
+    'alternatives_images':{'tables':['evaluation']}, 'energies':{'tables':['evaluation']},
+    'ablations':{'ablations':['evaluation']}, 'near_ood':{'tables':['evaluation']},
+    'backbones':{'ablations':['evaluation']},
     'cost':{'tables':['evaluation','dream_id'],'ablations':['evaluation'],'dream-id':['dream_id']},
-    'rejection':{'tables':['evaluation']}, 'controls':{'tables':['evaluation']}, 'efficiency':{'ablations':['evaluation']}, 'distance':{'ablations':['evaluation']}}
+    'rejection':{'tables':['evaluation']}, 'controls':{'tables':['evaluation']},
+    'efficiency':{'ablations':['evaluation']}, 'distance':{'ablations':['evaluation']}}
 
 def needs(p:Profile, notebook:str)->dict: # study -> stages
     "What a notebook of `PAPER` reads for a profile; the one on backbones reads all foundations."
@@ -176,11 +206,13 @@ def write_studies(p:Profile, runs='_runs')->dict: # name -> path of its profile
     "Write the profile of each study, if it is not there as it should be."
     out = {}
     for n,s in studies(p).items():
-        out[n],text = resolve(runs)/s.name/'profile.yaml',yaml.safe_dump(s.model_dump(exclude_none=True), allow_unicode=True, sort_keys=False)
+        out[n],text = resolve(runs)/s.name/'profile.yaml',yaml.safe_dump(s.model_dump(exclude_none=True),
+            allow_unicode=True, sort_keys=False)
         if not out[n].exists() or out[n].read_text()!=text:
             with atomic(out[n]) as f: f.write_text(text)
     return out
 
+# %% ../nbs/10_paper.ipynb #11dfd70c
 def open_runs(
     profile, seeds, runs,
     what:str,                 # a study of `studies`
@@ -191,7 +223,8 @@ def open_runs(
     over = [Run(part, s, runs) for s in seeds]
     if missing := [r.seed for r in over if not r.stage(stage).done]:
         print(f'{part.name}: asking the Snakefile for seeds {missing}')
-        words = ['--profile', str(profile), '--seeds', ','.join(map(str,seeds)), '--runs', str(runs), '--target', f'runs/{what}']
+        words = ['--profile', str(profile), '--seeds', ','.join(map(str,seeds)), '--runs', str(runs), '--target',
+                 f'runs/{what}']
         subprocess.run([sys.executable, '-m', 'dream_ood', 'reproduce', *words], cwd=find_root())
     for r in over: r.stage(stage).require()
     return over
@@ -212,11 +245,14 @@ def with_all(metrics:pd.DataFrame)->pd.DataFrame:
     "The same with the near and far sets once more, as group all."
     return pd.concat([metrics, metrics[metrics.group.isin(['near','far'])].assign(group='all')], ignore_index=True)
 
-def by_seed(metrics:pd.DataFrame, measures=('fpr95','auroc'))->pd.DataFrame: # index (method, seed); columns (group, measure) and (ID, accuracy)
+def by_seed(
+    metrics:pd.DataFrame, measures=('fpr95','auroc')
+)->pd.DataFrame: # index (method, seed); columns (group, measure) and (ID, accuracy)
     "Means over the sets of each group, seed by seed."
     m = with_all(metrics)
     t = m.groupby(['method','seed','group'], sort=False)[list(measures)].mean().unstack('group').swaplevel(axis=1)
-    t = t.reindex(columns=[(g,k) for g in (*groups_of(metrics),'sanity','validation') if (m.group==g).any() for k in measures])
+    t = t.reindex(columns=[(g,k) for g in (*groups_of(metrics),'sanity','validation') if (m.group==g).any()
+                           for k in measures])
     t['ID','accuracy'] = metrics.groupby(['method','seed']).id_acc.first()
     return t.loc[metrics.method.unique()]
 
@@ -235,9 +271,11 @@ def made_from(over:list)->str:
     homes = {}
     for r in over: homes.setdefault(nice(r.folder.parent), []).append(f'`seed{r.seed}`')
     commits = sorted({load_json(f)['commit'] for r in over for f in r.folder.glob('*/provenance.json')}-{''})
-    return 'From '+'; '.join(f"`{h}`: {', '.join(dict.fromkeys(s))}" for h,s in homes.items())+f"; code {', '.join(f'`{c}`' for c in commits) or 'of no commit'}."
+    return ('From '+'; '.join(f"`{h}`: {', '.join(dict.fromkeys(s))}" for h,s in homes.items())
+            +f"; code {', '.join(f'`{c}`' for c in commits) or 'of no commit'}.")
 
-SIGNS = {'±':'$\\pm$','×':'$\\times$','β':'$\\beta$','σ':'$\\sigma$','φ':'$\\varphi$','↓':'$\\downarrow$','↑':'$\\uparrow$','−':'$-$','–':'--','\u2009':' '}
+SIGNS = {'±':'$\\pm$','×':'$\\times$','β':'$\\beta$','σ':'$\\sigma$','φ':'$\\varphi$','↓':'$\\downarrow$',
+         '↑':'$\\uparrow$','−':'$-$','–':'--','\u2009':' '}
 
 def escaped(text:str)->str:
     "Words of a caption for LaTeX; what stands in backticks is typed as code."
@@ -250,10 +288,14 @@ def latex(df:pd.DataFrame, caption:str, label:str)->str:
     "A float with a table, for LaTeX with booktabs and graphicx: as wide as a line, long words in columns that break."
     longest = [df[c].astype(str).str.len().max() for c in df]
     wide = ''.join('p{9cm}' if n>120 else 'p{5cm}' if n>40 else 'l' for n in longest)
-    text = df.style.hide(axis='index').format(escape='latex').format_index(escape='latex', axis=1).to_latex(hrules=True, column_format=wide)
+    text = df.style.hide(axis='index').format(escape='latex').format_index(escape='latex', axis=1).to_latex(hrules=True,
+        column_format=wide)
     for a,b in SIGNS.items(): text = text.replace(a,b)
-    return f'\\begin{{table}}\n\\centering\n\\caption{{{escaped(caption)}}}\n\\label{{tab:{label}}}\n\\resizebox{{\\linewidth}}{{!}}{{%\n{text.strip()}}}\n\\end{{table}}\n'
+    return (
+        f'\\begin{{table}}\n\\centering\n\\caption{{{escaped(caption)}}}\n\\label{{tab:{label}}}\n'
+        f'\\resizebox{{\\linewidth}}{{!}}{{%\n{text.strip()}}}\n\\end{{table}}\n')
 
+# %% ../nbs/10_paper.ipynb #fca15aed
 def publish_table(
     home:Path, name:str,
     df:pd.DataFrame,        # as people read it; its columns are flat
@@ -280,7 +322,8 @@ def publish_figure(home:Path, name:str, fig, over:list, caption:str)->Markdown:
 def judged(gains:list)->str: # 'holds' | 'partly' | 'no, undecided' | 'no, the opposite'
     "What differences (mean, half width of the 95% interval; NaN: one value) in favour of a claim say of it."
     holds,against = [m-h>0 for m,h in gains],[m+h<0 for m,h in gains]    # neither for NaN
-    return 'holds' if all(holds) else 'partly' if any(holds) else 'no, the opposite' if any(against) else 'no, undecided'
+    return ('holds' if all(holds) else 'partly' if any(holds) else 'no, the opposite' if any(against)
+            else 'no, undecided')
 
 def gain(t:pd.DataFrame, a:str, b:str, column)->np.ndarray: # one a seed; positive: a is better
     "By how much method a is ahead of b in a column of `by_seed`."
@@ -291,7 +334,8 @@ def reported(table='detection')->dict: # method -> {column: value}
     "What the paper and later work report, second-hand: from paper/reported.csv."
     t = pd.read_csv(find_root()/'nbs'/'paper'/'reported.csv', dtype=str)
     t = t[t.table==table]
-    return {m:{f'{r.data}, as reported: {r.measure}':r.value for r in d.itertuples()} for m,d in t.groupby('method', sort=False)}
+    return {m:{f'{r.data}, as reported: {r.measure}':r.value for r in d.itertuples()}
+            for m,d in t.groupby('method', sort=False)}
 
 def said(d)->str:
     "A mean difference with its 95% interval, in points."
@@ -303,7 +347,8 @@ def record_claim(
     claim:str,            # what the paper says
     reported:str,         # its figures, with their source; or 'new'
     ours:str,             # what was measured
-    gains:list,           # arrays of differences in favour of the claim, one value a seed (or repeat); none: the profile cannot tell
+    # arrays of differences in favour of the claim, one value a seed (or repeat); none: the profile cannot tell
+    gains:list,
     page:str              # the notebook
 )->Markdown:
     "Judge a claim and keep it for the page of claims."
@@ -315,9 +360,12 @@ def record_claim(
     return Markdown(f'**The claim**: {claim} **Here**: {ours} **Verdict: {verdict}.**')
 
 # %% ../nbs/10_paper.ipynb #c5501f59
-KINDS = {'no outliers':'C7', 'made without a foundation':'C1', 'drawn without the learned space':'C2', 'Dream-OOD':'C3', 'other class names':'C0', 'real outliers':'k'}
+KINDS = {'no outliers':'C7', 'made without a foundation':'C1', 'drawn without the learned space':'C2', 'Dream-OOD':'C3',
+         'other class names':'C0', 'real outliers':'k'}
 LEARNED = {'knn','reference','gaussian','boundary','drift','inliers'}   # rules that start from embeddings of images
-CONDITIONS = {'real':'k', 'real and inliers':'C3', 'real and class-name images':'C0', 'real, randaugment':'C1', 'real, autoaugment':'C2', 'real, augmix':'C4', 'real, cutmix':'C5'}   # of Dream-ID
+# of Dream-ID
+CONDITIONS = {'real':'k', 'real and inliers':'C3', 'real and class-name images':'C0', 'real, randaugment':'C1',
+              'real, autoaugment':'C2', 'real, augmix':'C4', 'real, cutmix':'C5'}
 GROUPS = {'ID test':'C7', 'near':'C3', 'far':'C0', 'validation':'C2', 'all':'k'}   # colours of groups
 
 def kind_of(p:Profile, contender:str)->str: # a key of `KINDS`
@@ -328,7 +376,8 @@ def kind_of(p:Profile, contender:str)->str: # a key of `KINDS`
     drawn = {o:p.decoding.pools[o] for o in outliers.split('+') if o!='wide'}
     if any(q.source=='sampling' and p.rule(o).rule in LEARNED for o,q in drawn.items()): return 'Dream-OOD'
     if 'wide' in outliers.split('+'): return 'real outliers'
-    return 'other class names' if {q.source for q in drawn.values()}=={'other_names'} else 'drawn without the learned space'
+    return ('other class names' if {q.source for q in drawn.values()}=={'other_names'}
+            else 'drawn without the learned space')
 
 def colour_of(p:Profile, contender:str)->str:
     "A contender's colour, that of its kind."
@@ -337,7 +386,8 @@ def colour_of(p:Profile, contender:str)->str:
 def legend_of_kinds(fig, p:Profile, contenders):
     "Name the colours of some contenders below a figure."
     there = [k for k in KINDS if k in {kind_of(p,c) for c in contenders}]
-    fig.legend([plt.Line2D([],[],marker='o',ls='',c=KINDS[k]) for k in there], there, loc='outside lower center', ncols=len(there), fontsize=9)
+    fig.legend([plt.Line2D([],[],marker='o',ls='',c=KINDS[k]) for k in there], there, loc='outside lower center',
+               ncols=len(there), fontsize=9)
 
 # %% ../nbs/10_paper.ipynb #915a0452
 def plot_rows(
@@ -350,7 +400,9 @@ def plot_rows(
         ax.plot(v, [i-.27]*len(v), '.', c=c, ms=4)
         ax.errorbar(v.mean(), i, xerr=np.nan_to_num(half_width(v)), fmt='o', c=c, ms=7, lw=2)
     lo,hi = ax.get_xlim()
-    ax.set(yticks=range(len(values)), yticklabels=list(values)[::-1], ylim=(-.6,len(values)-.4), xlim=(max(lo,-1),min(hi,101)))   # percent: an interval may reach farther
+    # percent: an interval may reach farther
+    ax.set(yticks=range(len(values)), yticklabels=list(values)[::-1], ylim=(-.6,len(values)-.4),
+           xlim=(max(lo,-1),min(hi,101)))
 
 def plot_axis(
     ax, values:dict,      # value -> values of the seeds, in the order of the axis
@@ -364,7 +416,8 @@ def plot_axis(
     at = x*1.05**beside if log else x+beside*.015*np.ptp(x)
     m,h = ([f(v) for v in values.values()] for f in (np.mean,half_width))
     for xi,v in zip(at, values.values()): ax.plot([xi]*len(v), v, '_', c=colour, ms=8, mew=1)
-    ax.errorbar(at, m, yerr=np.nan_to_num(h), fmt='o' if words else 'o-', c=colour, ms=6, lw=1.5, capsize=3, label=label)
+    ax.errorbar(at, m, yerr=np.nan_to_num(h), fmt='o' if words else 'o-', c=colour, ms=6, lw=1.5,
+                capsize=3, label=label)
     if log: ax.set_xscale('log')
     ax.set_xticks(x, [v if isinstance(v,str) else f'{v:g}' for v in values])
     if log: ax.minorticks_off()

@@ -108,6 +108,7 @@ def drawing_job(study, work, size, at):
         extra = dict(added_cond_kwargs=dict(time_ids=torch.zeros(2*n,6,**at), text_embeds=torch.zeros(2*n,width,**at)))
     return lambda: net(torch.zeros(2*n,4,s,s,**at), 500, torch.zeros(2*n,77,c.cross_attention_dim,**at), **extra),n
 
+# %% ../nbs/11_planning.ipynb #4514a46c
 def job(
     study,
     work:str, # a key of `UNITS`
@@ -161,6 +162,7 @@ def read_rates(*paths)->pd.DataFrame:
     tables = [pd.read_csv(p, keep_default_na=False) for p in dict.fromkeys(map(Path,paths)) if p.exists()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEY,'seconds','gpu'])
 
+# %% ../nbs/11_planning.ipynb #de47856b
 def measure(study, threads:int, made_by:dict, busy:str, known=()):
     "A row for each piece of work that is not in `known`."
     import diffusers
@@ -189,6 +191,7 @@ def studies_of(study, target='table1')->list:
     from dream_ood.paper import studies   # slow to import
     return list(studies(study).values())
 
+# %% ../nbs/11_planning.ipynb #646a8135
 def measure_rates(profile, path=None, again=False, target='table1'):
     "Measure what a profile needs and this machine has no rate of, and add it to a table."
     path = path or OWN_RATES
@@ -228,6 +231,7 @@ def elsewhere(study)->dict:
     "The sets that Dream-ID is tried on under shift, where a study does that."
     return study.dream_id.shift_sets or {} if study.dream_id.shifts else {}
 
+# %% ../nbs/11_planning.ipynb #49a6a1c0
 def images(study)->tuple:
     "Set -> images; set -> what is said of one that is missing; training images of the smallest class and its name."
     d,found,missing,least = study.data,{},{},None
@@ -259,6 +263,7 @@ def too_few(study, least:tuple)->list: # of sentences
     return [f'{key} needs {n:,} training images of each class, and {name!r} has {has:,}: lower it, or add images.'
             for key,n in asked.items() if n>has]
 
+# %% ../nbs/11_planning.ipynb #5255a1dd
 def no_foundation(study)->str:
     "What is said of a foundation that is missing, else ''."
     from huggingface_hub import try_to_load_from_cache
@@ -305,6 +310,7 @@ def dream_id_work(study, n:dict)->list:
     each = test*(1+5*len(SHIFTS) if cfg.shifts else 1)+sum(n[k] for k in elsewhere(study))
     return [('images trained on','train',trained),('images scored','score',len(sizes)*conditions*cfg.repeats*each)]
 
+# %% ../nbs/11_planning.ipynb #e5cef41c
 def evaluation_work(study, n:dict)->list:
     "Images that the contenders score, by backbone: training images, too, where a detector reads them."
     ms,few = study.evaluation.methods.values(),min(250*len(study.data.classes),n['ID test'])
@@ -333,6 +339,7 @@ def work(
         decoding=[x for p in drawn(study).values() for x in drawing(*p)],
         training=training_work(study,n), dream_id=dream_id_work(study,n), evaluation=evaluation_work(study,n))
 
+# %% ../nbs/11_planning.ipynb #1ed7957b
 def bytes_of(study, n:dict, width:int)->dict: # artifact -> bytes of one seed
     "Disk that a study takes."
     C,px = len(study.data.classes),study.data.image_size**2*(1 if study.data.greyscale else 3)
@@ -392,6 +399,7 @@ def todo(study, seeds, runs, stage)->int:
     "How many seeds have to run a stage."
     return sum(not Run(study,s,runs).stage(stage).done for s in seeds)
 
+# %% ../nbs/11_planning.ipynb #eb9d5c50
 def graph(study, seeds, runs, did:dict, stages)->str:
     "A row a stage: what it reads, how often it runs, how often it has to, and its work."
     rows = [('stage','reads','runs','to do','work of one run')]
@@ -410,6 +418,7 @@ def source_of(head:str, rows:pd.DataFrame)->str:
     return (f"{head}: measured {', '.join(sorted(set(rows.date)))} at commit {', '.join(sorted(set(rows.commit)))}"
             + (f", {noise[0].split(' (')[0]}, so the rates are noisy" if noise else '')+'.')
 
+# %% ../nbs/11_planning.ipynb #6415f6b0
 def estimate(study, seeds, runs, did:dict, table:pd.DataFrame, stages)->tuple:
     "Hours, a column a device, and notes on them; device -> (seconds of all that is to do, whether some are unknown)."
     heads,cols,notes,sums,undone = [],[],[],{},[todo(study,seeds,runs,s) for s in stages]
@@ -465,6 +474,7 @@ def report(study, stages, seeds, runs, n:dict, table:pd.DataFrame)->tuple: # ima
     print('\nHours, estimated from measured rates\n'+text)
     return sum(i for i,*_ in drawn(study).values())*len(seeds),len(seeds)*each,seconds
 
+# %% ../nbs/11_planning.ipynb #98fa3122
 def summed(made, parts, seeds, pages):
     "Print what all studies of a plan take together."
     runs = sum(len(seeds)*len(stages) for _,stages in parts)

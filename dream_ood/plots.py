@@ -13,12 +13,14 @@ import matplotlib.pyplot as plt
 from .core import ASSETS,atomic
 
 # %% ../nbs/00_plots.ipynb #20cef89e
-DEEP = ['#4C72B0','#DD8452','#55A868','#C44E52','#8172B3','#937860','#DA8BC3','#8C8C8C','#CCB974','#64B5CD']   # seaborn's palette of ten; matplotlib's copy has six
+# seaborn's palette of ten; matplotlib's copy has six
+DEEP = ['#4C72B0','#DD8452','#55A868','#C44E52','#8172B3','#937860','#DA8BC3','#8C8C8C','#CCB974','#64B5CD']
 
 def set_style():
     "The project's look: call once in a notebook."
     plt.style.use(['seaborn-v0_8-whitegrid','seaborn-v0_8-notebook',
-                   {'axes.prop_cycle':plt.cycler(color=DEEP), 'figure.dpi':90, 'savefig.dpi':120, 'savefig.bbox':'tight', 'axes.spines.top':False, 'axes.spines.right':False}])
+                   {'axes.prop_cycle':plt.cycler(color=DEEP), 'figure.dpi':90, 'savefig.dpi':120,
+                    'savefig.bbox':'tight', 'axes.spines.top':False, 'axes.spines.right':False}])
 
 def save_figure(path, fig):
     "Write a figure as PNG."
@@ -47,8 +49,10 @@ def image_grid(
     fig,ax = plt.subplots(figsize=(cols*scale,rows*scale*h/w))
     ax.imshow(canvas, interpolation='nearest'); ax.grid(False)
     ax.spines[:].set_visible(False)
-    ax.set_yticks([r*(h+gap)+h/2 for r in range(rows)] if row_labels is not None else [], row_labels if row_labels is not None else [])
-    ax.set_xticks([c*(w+gap)+w/2 for c in range(cols)] if titles is not None else [], titles if titles is not None else [])
+    ax.set_yticks([r*(h+gap)+h/2 for r in range(rows)] if row_labels is not None else [],
+                  row_labels if row_labels is not None else [])
+    ax.set_xticks([c*(w+gap)+w/2 for c in range(cols)] if titles is not None else [],
+                  titles if titles is not None else [])
     ax.xaxis.tick_top(); ax.tick_params(length=0)
     return fig
 
@@ -58,7 +62,8 @@ def render(
     **data        # what it shows; a value that the template lacks is an error, and in a page of HTML values are escaped
 )->str:
     "A page or a text from a template."
-    env = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS/'templates'), autoescape=jinja2.select_autoescape(['html.j2']),
+    env = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS/'templates'),
+                             autoescape=jinja2.select_autoescape(['html.j2']),
                              undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.policies['json.dumps_kwargs'] = dict(separators=(',',':'))
     return env.get_template(template).render(**data)

@@ -57,6 +57,7 @@ def dress(proc:Path):
             named.update(names[:1])
         nbformat.write(nb, f)
 
+# %% ../nbs/13_project.ipynb #a77c0aab
 def site():
     "Build the website into _docs/."
     in_checkout()
@@ -117,6 +118,7 @@ def execute_in_place(*notebooks):
     quiet = os.environ|dict(TQDM_DISABLE='1', PYTHONWARNINGS='ignore')
     call('jupyter','nbconvert','--to','notebook','--execute','--inplace','--log-level=WARN', *notebooks, env=quiet)
 
+# %% ../nbs/13_project.ipynb #32316d4b
 def record_runs(
     runs='_runs',
     target='table1' # a finished run of profiles/mini.yaml; 'paper': the pages of its tables and figures

@@ -50,7 +50,8 @@ def as_images(
 )->list: # of dicts: src, bold, plain
     "Small pictures with what is said of them, as the template takes them."
     said = captions or [('','')]*len(pixels)
-    return [dict(src=page_image(Image.fromarray(x.permute(1,2,0).numpy()), side), bold=b, plain=s) for x,(b,s) in zip(pixels,said)]
+    return [dict(src=page_image(Image.fromarray(x.permute(1,2,0).numpy()), side), bold=b, plain=s)
+            for x,(b,s) in zip(pixels,said)]
 
 def as_figure(fig)->str: # data URI
     "A matplotlib figure inside a page."
@@ -62,7 +63,8 @@ def pool_title(p:Profile, pool:str)->tuple: # heading, and a sentence
     "What a decoded pool is, in words."
     how,rule = p.decoding.pools[pool],p.rule(pool)
     if how.source=='class_names':
-        return 'Drawn by the foundation from the words alone', ('If these look nothing like your images, the foundation does not know your classes, '
+        return 'Drawn by the foundation from the words alone', ('If these look nothing like your images, the '
+                                                                'foundation does not know your classes, '
             'and the outliers that start from them are less to the point. Another word in data.nouns may help.')
     words = {'knn':'dreamed at the edge of each class','drift':'dreamed on the way from a class to other things'}
     said = words.get(rule.rule, f'by rule {rule.rule}') if rule else 'drawn from names of other things'
@@ -81,16 +83,21 @@ def learnt_from(run:Run, n:int=12, most:int=20)->dict: # images of a row; classe
     for pool,how in p.decoding.pools.items():
         if pool not in seen and how.source!='class_names': continue
         ds,(title,about) = pool_set(run.stage('decoding')/pool, p.data.classes, p.data.greyscale),pool_title(p, pool)
-        some = [('', as_images(ds.subset(spread(range(len(ds)), 2*n)).pixels(size), side=96))] if how.source=='other_names' else rows(ds)
+        some = ([('', as_images(ds.subset(spread(range(len(ds)), 2*n)).pixels(size), side=96))]
+                if how.source=='other_names' else rows(ds))
         blocks.append(dict(title=title, about=about, rows=some))
-    return dict(table=as_table(pd.DataFrame({'class':p.data.classes, 'word for it':[p.data.noun(c) for c in p.data.classes], **counts})), blocks=blocks)
+    return dict(table=as_table(pd.DataFrame({'class':p.data.classes,
+                                             'word for it':[p.data.noun(c) for c in p.data.classes], **counts})),
+                                             blocks=blocks)
 
 # %% ../nbs/09_report.ipynb #9c6785b3
 def how_chosen(run:Run, t:pd.DataFrame)->dict:
     "The methods, and whether there was anything to choose by."
     mirrored = {n:', mirrored too'*bool(m.mirrored) for n,m in run.profile.evaluation.methods.items()}
-    table = pd.DataFrame({'method':t.index, 'trained as':t.contender, 'scored by':[d+mirrored[n] for n,d in t.detector.items()],
-        'unknown accepted (FPR95)':t.fpr95.map(percent), 'AUROC':t.auroc.map(percent), 'validation accuracy':t.accuracy.map(percent),
+    table = pd.DataFrame({'method':t.index, 'trained as':t.contender,
+                          'scored by':[d+mirrored[n] for n,d in t.detector.items()],
+        'unknown accepted (FPR95)':t.fpr95.map(percent), 'AUROC':t.auroc.map(percent),
+        'validation accuracy':t.accuracy.map(percent),
         '':['chosen' if c else '' if a else 'loses too much accuracy' for c,a in zip(t.chosen,t.allowed)]})
     return dict(method=chosen_method(t), judged=not t.fpr95.isna().all(), table=as_table(table, int(t.chosen.argmax())))
 
@@ -101,7 +108,8 @@ def by_class(run:Run, r:Results, threshold:float)->dict:
     for i,c in enumerate(cs):
         own = (o.labels==i).numpy()
         wrong = Counter(cs[j] for j in said[o.labels==i].tolist() if j!=i).most_common(1)
-        rows.append({'class':c, 'test images':own.sum(), 'named right':percent(r.hit[own].mean()), 'accepted':percent(ok[own].mean()),
+        rows.append({'class':c, 'test images':own.sum(), 'named right':percent(r.hit[own].mean()),
+                     'accepted':percent(ok[own].mean()),
                      'right among the accepted':percent(r.hit[own&ok].mean() if (own&ok).any() else np.nan),
                      'most often mistaken for':f'{wrong[0][0]} ({wrong[0][1]})' if wrong else ''})
     return as_table(pd.DataFrame(rows))
@@ -117,38 +125,47 @@ def plot_threshold(r:Results, threshold:float): # matplotlib Figure
     every = torch.cat(list(groups.values())); lo,hi = every.quantile(.005).item(),every.quantile(.995).item()
     edges = np.linspace(min(lo,threshold), max(hi,threshold+1e-6), 50)
     fig,ax = plt.subplots(figsize=(9,2.6), layout='constrained')
-    for g,s in groups.items(): ax.hist(s.clamp(edges[0],edges[-1]).numpy(), edges, alpha=.5, weights=np.full(len(s),100/len(s)), label=g)
+    for g,s in groups.items():
+        ax.hist(s.clamp(edges[0],edges[-1]).numpy(), edges, alpha=.5, weights=np.full(len(s),100/len(s)), label=g)
     ax.axvline(threshold, c='k', ls='--', lw=1); ax.legend(fontsize=9)
     ax.set(xlabel='score: left of the line it says "I don\'t know"', ylabel='images of the group (%)')
     return fig
 
+# %% ../nbs/09_report.ipynb #162bf8b5
 def thresholds(r:Results, recalls=(.99,.95,.9,.8,.7))->dict:
     "A row for each share of validation images that is to be accepted."
     rows,groups = [],[g for g in ('near','far','sanity') if any(s.group==g for s in r.sets.values())]
     for q in recalls:
-        t = threshold_for(r.scores['ID validation'], q); a,aside = at_threshold(r, t),r.scores.get('validation outliers')
+        t = threshold_for(r.scores['ID validation'], q)
+        a,aside = at_threshold(r, t),r.scores.get('validation outliers')
         row = {'validation images accepted':f'{100*q:.0f}%', 'threshold':f'{t:.4g}'}
         if aside is not None: row['validation outliers accepted'] = percent(float((aside>=t).float().mean()))
         row |= {'test images accepted':percent(a['coverage']), 'right among them':percent(a['accuracy'])}
-        rows.append(row | {f'strangers accepted: {g}':percent(np.mean([v for n,v in a['ood'].items() if r.sets[n].group==g])) for g in groups})
+        rows.append(row | {f'strangers accepted: {g}':percent(np.mean([v
+            for n,v in a['ood'].items() if r.sets[n].group==g])) for g in groups})
     return as_table(pd.DataFrame(rows))
 
 # %% ../nbs/09_report.ipynb #0f68d819
 def strangers(about:dict)->dict:
     "A row for each OOD set; whether there is a near one; and the controls."
     m = about['measured']
-    rows = [{'images of':n, 'how far':o['group'], 'images':o['images'], 'accepted (wrongly)':percent(o['accepted']), 'FPR95':percent(o['fpr95']),
+    rows = [{'images of':n, 'how far':o['group'], 'images':o['images'], 'accepted (wrongly)':percent(o['accepted']),
+             'FPR95':percent(o['fpr95']),
              'AUROC':percent(o['auroc'])} for n,o in m['ood'].items()]
-    return dict(table=as_table(pd.DataFrame(rows)) if rows else None, near=any(o['group']=='near' for o in m['ood'].values()), controls=m['control_auroc'])
+    return dict(table=as_table(pd.DataFrame(rows)) if rows else None,
+                near=any(o['group']=='near' for o in m['ood'].values()), controls=m['control_auroc'])
 
 def worst(run:Run, r:Results, threshold:float, n:int=12)->dict:
     "Pictures: mistakes, what is refused, and strangers."
     cs,size,s,o = run.profile.data.classes,run.profile.data.image_size,r.scores['ID test'],r.outs['ID test']
     true,said = ([cs[i] for i in v.tolist()] for v in (o.labels,o.logits.argmax(1)))
-    def pick(name, order, caption): return as_images(r.sets[name].subset(order).pixels(size), [caption(i) for i in order]) if order else []
+    def pick(name, order, caption):
+        return as_images(r.sets[name].subset(order).pixels(size), [caption(i) for i in order]) if order else []
     by_score = s.argsort(descending=True).tolist()
-    out = dict(mistakes=pick('ID test', [i for i in by_score if not r.hit[i] and s[i]>=threshold][:n], lambda i: (said[i], f'is {true[i]}')),
-               refused=pick('ID test', [i for i in by_score[::-1] if s[i]<threshold][:n], lambda i: (true[i], '')), fooled=[], caught=[])
+    out = dict(mistakes=pick('ID test', [i for i in by_score if not r.hit[i] and s[i]>=threshold][:n],
+                             lambda i: (said[i], f'is {true[i]}')),
+               refused=pick('ID test', [i for i in by_score[::-1] if s[i]<threshold][:n], lambda i: (true[i], '')),
+               fooled=[], caught=[])
     for name in [x for x in r.sets if x!='ID test']:
         t,says = r.scores[name],r.outs[name].logits.argmax(1).tolist()
         order = t.argsort(descending=True).tolist()
@@ -168,21 +185,27 @@ def report(run:Run, table:pd.DataFrame, about:dict, r:Results)->str: # HTML
     foreign = torch.cat([r.scores[n] for n in r.sets if n!='ID test']) if len(r.sets)>1 else None
     curve = plot_coverage({about['method']:coverage_curve(r.scores['ID test'], r.hit, foreign)})
     packages = {k:v for k,v in made['packages'].items() if k in ('torch','diffusers','pytorch-ood')}
-    where = {'study':made['study'], 'seed':made['seed'], 'foundation':made['foundation'], 'code':made['commit'] or 'unknown',
+    where = {'study':made['study'], 'seed':made['seed'], 'foundation':made['foundation'],
+             'code':made['commit'] or 'unknown',
              'made on':made['time'].replace('T',' '), 'device':made['device'], **packages}
     near = [o['accepted'] for o in m['ood'].values() if o['group']!='sanity']
     recall,n = about['recall'],about['images']['validation']
-    return render('classifier.html.j2', percent=percent, title=run.profile.name, about=about, m=m, unknown=UNKNOWN, small=d.image_size<=64, greyscale=d.greyscale, size=d.image_size,
-        near=float(np.mean(near)) if near else None, taken_in=taken_in(about), learnt=learnt_from(run), chosen=how_chosen(run, table),
-        by_class=by_class(run, r, t), curve=as_figure(curve), histogram=as_figure(plot_threshold(r, t)), thresholds=thresholds(r),
-        strangers=strangers(about), worst=worst(run, r, t), accuracy=interval(round(m['accuracy']*m['test_images']), m['test_images']),
+    return render('classifier.html.j2', percent=percent, title=run.profile.name, about=about, m=m, unknown=UNKNOWN,
+                  small=d.image_size<=64, greyscale=d.greyscale, size=d.image_size,
+        near=float(np.mean(near)) if near else None, taken_in=taken_in(about), learnt=learnt_from(run),
+        chosen=how_chosen(run, table),
+        by_class=by_class(run, r, t), curve=as_figure(curve), histogram=as_figure(plot_threshold(r, t)),
+        thresholds=thresholds(r),
+        strangers=strangers(about), worst=worst(run, r, t),
+        accuracy=interval(round(m['accuracy']*m['test_images']), m['test_images']),
         give_or_take=100*1.96*(recall*(1-recall)/n)**.5, where=as_table(pd.DataFrame(where.items(), columns=['',''])))
 
 # %% ../nbs/09_report.ipynb #09de0012
 @contextmanager
 def whole_folder(path):
     "Yield a temporary sibling folder; it takes the place of `path` on success, and is removed on failure."
-    path = Path(path); new,old = (path.with_name(f'.{path.name}.{os.getpid()}{os.urandom(3).hex()}.{s}') for s in ('tmp','old'))
+    path = Path(path)
+    new,old = (path.with_name(f'.{path.name}.{os.getpid()}{os.urandom(3).hex()}.{s}') for s in ('tmp','old'))
     try:
         new.mkdir(parents=True)
         yield new
@@ -199,7 +222,8 @@ def is_made(run:Run, recall:float=.95)->bool:
     try: about = load_json(folder/FILES[0])
     except DreamError: return False
     made = about.get('made_from',{})
-    return (made.get('seed'),made.get('evaluation'),about.get('recall'),about.get('format'))==(run.seed,run.stage('evaluation')._read('provenance.json').get('result'),recall,FORMAT)
+    return (made.get('seed'),made.get('evaluation'),about.get('recall'),about.get('format'))==(run.seed,
+        run.stage('evaluation')._read('provenance.json').get('result'),recall,FORMAT)
 
 def build_classifier(run:Run, recall:float=.95)->Path: # RUNS/<study>/classifier
     "Choose a method of a finished run and write the folder: weights, description, report."

@@ -29,7 +29,8 @@ STAGES = {  # name: (sections of the profile it depends on, some without a few f
     'evaluation':   (['evaluation','data'], ['data','foundation','decoding','training']),
 }
 FILES = { # stage: {stage it reads: the files of that one it reads}; all files, unless named here
-    'latent_space': {'data':['id.json']}, 'dream_id': {'data':['id.json']}, 'training': {'data':['id.json','wide.json']}}
+    'latent_space': {'data':['id.json']}, 'dream_id': {'data':['id.json']},
+    'training': {'data':['id.json','wide.json']}}
 NOTEBOOKS = dict(zip(STAGES, ['01_data','02_foundation','03_latent_space','04_sampling','05_decoding',
                               '06_regularized_training','07_dream_id','08_evaluation']))
 
@@ -40,11 +41,15 @@ def _version(package):
 
 def provenance()->dict:
     "What made this artifact, apart from its inputs: code, packages, machine, time."
-    try: commit = shell(['git','describe','--always','--dirty'], cwd=Path(__file__).parent if '__file__' in globals() else None, capture_output=True, text=True).stdout.strip()
+    try:
+        commit = shell(['git','describe','--always','--dirty'], cwd=Path(__file__).parent if '__file__' in globals()
+                       else None, capture_output=True, text=True).stdout.strip()
     except OSError: commit = ''
-    packages = ('dream_ood','torch','torchvision','diffusers','transformers','timm','faiss-cpu','pytorch-ood','scikit-learn','scikit-image','matplotlib')
+    packages = ('dream_ood','torch','torchvision','diffusers','transformers','timm','faiss-cpu','pytorch-ood',
+                'scikit-learn','scikit-image','matplotlib')
     return dict(commit=commit, packages={p:_version(p) for p in packages}, python=platform.python_version(),
-                device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(), time=time.strftime('%Y-%m-%dT%H:%M:%S'))
+                device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+                time=time.strftime('%Y-%m-%dT%H:%M:%S'))
 
 # %% ../nbs/00_runs.ipynb #9338fb20
 class Stage:
@@ -61,7 +66,8 @@ class Stage:
     def result(self, files=None):
         "What it wrote, as a digest: all of it, or some files. None if it is not finished."
         p = self._read('provenance.json')
-        return p.get('result') if files is None or not p else digest({f:p['outputs'].get(f,{}).get('sha256') for f in files})
+        return (p.get('result') if files is None
+                or not p else digest({f:p['outputs'].get(f,{}).get('sha256') for f in files}))
 
     def section(self, words:str)->dict:
         "A section of the profile, without the fields that have a minus before them."
@@ -70,11 +76,14 @@ class Stage:
 
     @property
     def inputs(self)->dict:
-        "What this stage is made from: its profile sections, the seed, and the contents earlier stages wrote; and which of its files others read, for an earlier version may lack them."
+        """What this stage is made from: its profile sections, the seed, and the contents earlier stages wrote; and
+        which of its files others read, for an earlier version may lack them."""
         sections,needs = STAGES[self.name]
         read = sorted({f for reads in FILES.values() for f in reads.get(self.name,())})
-        return ({'files':read} if read else {}) | dict(seed=self.run.seed, profile={s.split()[0]:self.section(s) for s in sections},
-                    external=self.run.external(self.name), stages={n:self.run.stage(n).result(FILES.get(self.name,{}).get(n)) for n in needs})
+        return ({'files':read} if read else {}) | dict(
+            seed=self.run.seed, profile={s.split()[0]:self.section(s) for s in sections},
+            external=self.run.external(self.name),
+                    stages={n:self.run.stage(n).result(FILES.get(self.name,{}).get(n)) for n in needs})
 
     @property
     def key(self)->str: return digest(self.inputs)
@@ -83,12 +92,14 @@ class Stage:
     def done(self)->bool:
         "Finished, from these very inputs, and its files still there."
         p = self._read('provenance.json')
-        return p.get('key')==self.key and all((self/f).is_file() and (self/f).stat().st_size==o['size'] for f,o in p['outputs'].items())
+        return (p.get('key')==self.key and all((self/f).is_file() and (self/f).stat().st_size==o['size']
+                                               for f,o in p['outputs'].items()))
 
 # %% ../nbs/00_runs.ipynb #bd9ef4c1
 @patch
 def begin(self:Stage):
-    "Start or go on with this stage: earlier stages must be done; work for other inputs is set aside, work for these is kept."
+    """Start or go on with this stage: earlier stages must be done; work for other inputs is set aside, work for
+    these is kept."""
     for n in STAGES[self.name][1]: self.run.stage(n).require()
     key = self.key
     with FileLock(self.run.folder/f'.{self.name}.lock'):   # shards may begin at once
@@ -98,16 +109,19 @@ def begin(self:Stage):
             while aside.exists(): aside = aside.with_name(f'{aside.name}b')   # within one second
             aside.parent.mkdir(parents=True, exist_ok=True)
             self.folder.rename(aside)
-            print(f'{self.name}: its inputs changed; the earlier results now lie in {aside.relative_to(self.run.folder)} of the run folder')
+            print(f'{self.name}: its inputs changed; the earlier results now lie in '
+                  f'{aside.relative_to(self.run.folder)} of the run folder')
         save_json(self/'begun.json', dict(key=key))
     return self
 
 @patch
 def finish(self:Stage, *outputs):
     "Record this stage as done. `outputs`: file names to hash; default: every file in the folder."
-    files = outputs or sorted(str(f.relative_to(self.folder)) for f in self.folder.rglob('*') if f.is_file() and f.name not in ('begun.json','provenance.json'))
+    files = (outputs or sorted(str(f.relative_to(self.folder)) for f in self.folder.rglob('*') if f.is_file()
+                               and f.name not in ('begun.json','provenance.json')))
     outs = {f:dict(size=(self/f).stat().st_size, sha256=sha256(self/f)) for f in map(str,files)}
-    save_json(self/'provenance.json', dict(stage=self.name, key=self.key, result=digest({f:o['sha256'] for f,o in outs.items()}),
+    save_json(self/'provenance.json',
+              dict(stage=self.name, key=self.key, result=digest({f:o['sha256'] for f,o in outs.items()}),
                                            outputs=outs, inputs=self.inputs, **provenance()))
     return self
 
@@ -115,7 +129,8 @@ def finish(self:Stage, *outputs):
 def require(self:Stage):
     "This stage, if it is done; raises DreamError that says what to run."
     if self.done: return self
-    raise DreamError(f'Stage {self.name!r} is not done in {nice(self.run.folder)!r}: run nbs/{NOTEBOOKS[self.name]}.ipynb or `make reproduce` first.')
+    raise DreamError(f'Stage {self.name!r} is not done in {nice(self.run.folder)!r}: run '
+                     f'nbs/{NOTEBOOKS[self.name]}.ipynb or `make reproduce` first.')
 
 @patch
 def skip(self:Stage):
@@ -143,14 +158,23 @@ class Run:
     @property
     def device(self)->str: return 'cuda' if torch.cuda.is_available() else 'cpu'
     def external(self, stage:str):
-        "Fingerprint of files outside the run folder that a stage reads: image sheets' index, foundation files, and a user's own folders."
+        """Fingerprint of files outside the run folder that a stage reads: image sheets' index, foundation files, and
+        a user's own folders."""
         m = Path(self.profile.foundation.model)
         if stage=='data': files = [ASSETS/'images'/'index.csv']
         elif stage!='foundation': return None
-        else: files = [ASSETS/'images'/'index.csv'] + sorted(f for f in (ASSETS/'foundation' if str(m)=='bundled' else resolve(m)).rglob('*') if f.suffix in ('.json','.safetensors','.bin','.txt','.csv'))
-        aside = self.profile.data.validation_outliers if stage=='foundation' else None   # nouns that the foundation's list is cleared of
-        nouns = {'validation outliers':sorted(d.name for d in resolve(aside.path).glob('*/'))} if aside and aside.kind=='folder' else {}
+        else:
+            files = ([ASSETS/'images'/'index.csv'] + sorted(f
+                for f in (ASSETS/'foundation' if str(m)=='bundled' else resolve(m)).rglob('*')
+                if f.suffix in ('.json','.safetensors','.bin','.txt','.csv')))
+        # nouns that the foundation's list is cleared of
+        aside = self.profile.data.validation_outliers if stage=='foundation' else None
+        nouns = ({'validation outliers':sorted(d.name for d in resolve(aside.path).glob('*/'))} if aside
+                 and aside.kind=='folder' else {})
         d = self.profile.data
         if stage=='foundation' and self.profile.foundation.nouns: files.append(resolve(self.profile.foundation.nouns))
-        own = {f'folder {s.path}':listing(s.path) for s in d.sources() if s.kind=='folder'} if stage=='data' and d.train.part else {}
-        return nouns | own | {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256(f) if f.stat().st_size<2**26 else f.stat().st_size) for f in files if f.is_file()}
+        own = ({f'folder {s.path}':listing(s.path) for s in d.sources() if s.kind=='folder'} if stage=='data'
+               and d.train.part else {})
+        return (nouns | own
+                | {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256(f)
+                if f.stat().st_size<2**26 else f.stat().st_size) for f in files if f.is_file()})

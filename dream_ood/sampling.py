@@ -36,7 +36,8 @@ def kth_largest(
     s:Tensor, # (m,n)
     k:int
 )->Tensor: # (m,)
-    "The k-th largest number of each row; on a CPU by numpy's partition, ten times faster than sorting out the k largest."
+    """The k-th largest number of each row; on a CPU by numpy's partition, ten times faster than sorting out the k
+    largest."""
     if s.is_cuda: return s.topk(k, dim=1).values[:,-1]
     at = s.shape[1]-k
     return torch.from_numpy(np.partition(s.numpy(), at, axis=1)[:,at])
@@ -55,13 +56,15 @@ def _in_doubt(q, z, s, kth, k, margin): # (m,d), (n,d) float64; (m,n), (m,) floa
         out[i] = np.sort(v)[len(near)-rank]
     return out
 
+# %% ../nbs/04_sampling.ipynb #57d82ddf
 def kth_distance(
     q:Tensor,       # (m,d) unit-norm points
     z,              # (n,d) unit-norm embeddings of one class, or their `Space`
     k:int,          # which neighbour
     block:int=BLOCK # distances held in memory at a time
 )->Tensor: # (m,) Euclidean distance, float64
-    "Distance from each point to its k-th nearest embedding: exact, in 64 bits, so that neither block size nor threads change a choice."
+    """Distance from each point to its k-th nearest embedding: exact, in 64 bits, so that neither block size nor
+    threads change a choice."""
     exact = F.normalize(z.double(), dim=-1) if torch.is_tensor(z) else z.exact
     rounded,near = exact.float() if torch.is_tensor(z) else z.rounded,[exact.new_empty(0)]
     for part in q.split(max(1,block//len(exact))):
@@ -69,7 +72,8 @@ def kth_distance(
         if part.is_cuda: near.append(kth_largest(part@exact.T, k))
         else:
             s = part.float()@rounded.T
-            near.append(torch.from_numpy(_in_doubt(part.numpy(), exact.numpy(), s.numpy(), kth_largest(s,k).numpy(), k, MARGIN)))
+            near.append(torch.from_numpy(_in_doubt(part.numpy(), exact.numpy(), s.numpy(),
+                                                   kth_largest(s,k).numpy(), k, MARGIN)))
     return (2-2*torch.cat(near)).clamp(min=0).sqrt()
 
 # %% ../nbs/04_sampling.ipynb #31ec93e3
@@ -90,7 +94,9 @@ def boundary_points(
 )->Tensor: # (select,) indices into z, the most extreme first
     "Embeddings with the largest (or smallest) k-NN distance; all of them if there are fewer than `select`."
     d = own_distance(z, k, block)
-    d = d.float()  # two embeddings may be each other's k-th neighbour: their distances then differ in the last bits of 64, which must not order them
+    # two embeddings may be each other's k-th neighbour: their distances then differ in the last bits of 64, which must
+    # not order them
+    d = d.float()
     return (d if inward else -d).argsort(stable=True)[:select]
 
 # %% ../nbs/04_sampling.ipynb #acaa96dd
@@ -99,8 +105,10 @@ def neighbours(
     bank:Tensor,# (n,d) unit-norm embeddings, of any classes
     k:int       # how many neighbours
 )->tuple: # Euclidean distances, rising, and indices into the bank: (m,k) both, on the CPU
-    "The k nearest embeddings of each point: exact, by faiss, for banks of up to millions. Raises DreamError if the bank is smaller than k."
-    if len(bank)<k: raise DreamError(f'There are {len(bank)} embeddings, fewer than the {k} neighbours asked for: lower k.')
+    """The k nearest embeddings of each point: exact, by faiss, for banks of up to millions. Raises DreamError if the
+    bank is smaller than k."""
+    if len(bank)<k:
+        raise DreamError(f'There are {len(bank)} embeddings, fewer than the {k} neighbours asked for: lower k.')
     index = faiss.IndexFlatL2(bank.shape[1])
     if getattr(faiss,'get_num_gpus',int)(): index = faiss.index_cpu_to_all_gpus(index)
     index.add(bank.float().cpu().numpy())
@@ -200,9 +208,11 @@ class Noise:
         if self.products is not None:
             out = self.products if some is None else self.products.index_select(0,some)
             return out if rows is None else out.index_select(1,rows)
-        out = (self.w if some is None else self.w.index_select(0,some)) @ (self.a if rows is None else self.a.index_select(0,rows)).T
+        out = (self.w if some is None else self.w.index_select(0,some)) @ (self.a if rows is None
+            else self.a.index_select(0,rows)).T
         if self.length is not None and bound:
-            out.addr_(self.length if some is None else self.length[some], self.space.rest if rows is None else self.space.rest[rows], alpha=bound)
+            out.addr_(self.length if some is None else self.length[some],
+                      self.space.rest if rows is None else self.space.rest[rows], alpha=bound)
         return out
     def vectors(self, some:Tensor)->Tensor: # (k,) which -> (k,d), float64
         "The vectors themselves."
@@ -216,6 +226,7 @@ class Noise:
 # %% ../nbs/04_sampling.ipynb #190865ab
 PIECE = 2048    # candidates drawn from one seed
 
+# %% ../nbs/04_sampling.ipynb #b1a9c348
 class Candidates:
     "The points normalise(b + σε) around each boundary point b, drawn when they are needed and the same each time."
     def __init__(self,
@@ -234,7 +245,8 @@ class Candidates:
         P = len(self.boundary)
         return [range(P)] if self.shared else [range(p,p+1) for p in range(P)]
     def noise(self, s:int, ps:range)->Noise: # of one part, for its candidates from s*PIECE on
-        return Noise(self.space, min(PIECE,self.n-s*PIECE), torch.Generator().manual_seed(self.seeds[s,0 if self.shared else ps.start].item()), self.shared)
+        return Noise(self.space, min(PIECE,self.n-s*PIECE),
+                     torch.Generator().manual_seed(self.seeds[s,0 if self.shared else ps.start].item()), self.shared)
     def noises(self): # yields: which boundary points, their first candidate here, the noise of up to PIECE candidates of each
         for s in range(len(self.seeds)):
             for ps in self.parts: yield ps, s*PIECE, self.noise(s, ps)
@@ -287,7 +299,9 @@ def kth_similarities(
     for pi,ei in zip(p.split(size), e.split(size)):
         s = noise.times(None, 0, ei).mul(around.sigma).add_(g.index_select(0,pi))
         if noise.length is None: kth = [kth_largest(s,k)]*len(bounds)
-        else: kth = [kth_largest(s.addr(noise.length[ei],around.space.rest,alpha=bound*around.sigma),k) for bound in bounds]
+        else:
+            kth = [kth_largest(s.addr(noise.length[ei],around.space.rest,alpha=bound*around.sigma),k)
+                   for bound in bounds]
         for o,x in zip(out, kth): o.append(x)
     return [*map(torch.cat, out)]
 
@@ -299,7 +313,8 @@ def promising(
     near = g.topk(k, dim=1)
     if noise.products is None: mean = noise.a[near.indices].mean(1)@noise.w.T
     else: mean = torch.zeros_like(g).scatter_(1, near.indices, 1/k)@noise.products.T
-    return ((near.values.mean(1,keepdim=True)+around.sigma*mean)/low).topk(min(many,len(noise)), dim=1, largest=inward).indices
+    return ((near.values.mean(1,keepdim=True)+around.sigma*mean)/low).topk(min(many,len(noise)), dim=1,
+        largest=inward).indices
 
 # %% ../nbs/04_sampling.ipynb #2d2a601c
 @njit(nogil=True, cache=True)
@@ -323,14 +338,17 @@ def at_least(
     sigma:float # σ
 )->Tensor: # (P,m) bool
     "Whether k of the sums g+σs are above the threshold of a candidate; on a CPU counting stops at k."
-    if not s.is_cuda: return torch.from_numpy(_at_least(s.numpy(), g.contiguous().numpy(), t.contiguous().numpy(), k, s.new_tensor(sigma).numpy()[()]))
+    if not s.is_cuda:
+        return torch.from_numpy(_at_least(s.numpy(), g.contiguous().numpy(), t.contiguous().numpy(), k,
+                                          s.new_tensor(sigma).numpy()[()]))
     return torch.stack([((s*sigma).add_(gp)>tp[:,None]).sum(1)>=k for gp,tp in zip(g,t)])
 
 # %% ../nbs/04_sampling.ipynb #c29b1487
 def survivors(
     around:Candidates, ps, noise:Noise, # boundary points, the noise they have in common
     k:int, keep:int,                    # as in `extremes`
-    inward:bool, limit,                 # (P,) similarity that the k-th neighbour must stay below (inward: above); none: find one
+    # (P,) similarity that the k-th neighbour must stay below (inward: above); none: find one
+    inward:bool, limit,
     block:int                           # similarities held in memory at a time
 )->tuple: # (m,) which of the boundary points, (m,) candidates of each
     "The candidates that may be among the `keep` most extreme of their boundary point."
@@ -342,7 +360,9 @@ def survivors(
     def bounds(p, e, which): # on the k-th similarities
         for bound,kth in zip(which, kth_similarities(around, noise, g, p, e, k, which, block)):
             yield torch.where((kth>0)==(bound>0), kth/low[p,e], kth/high[p,e])
-    def best(x): return x.topk(keep, largest=inward).values[...,-1] if x.shape[-1]>=keep else x.new_full(x.shape[:-1], -2. if inward else 2.)
+    def best(x):
+        return (x.topk(keep, largest=inward).values[...,-1] if x.shape[-1]>=keep
+                else x.new_full(x.shape[:-1], -2. if inward else 2.))
     if limit is None:
         look = promising(around, noise, g, low, k, keep+8, inward)
         p = torch.arange(len(g), device=look.device).repeat_interleave(look.shape[1])
@@ -351,7 +371,8 @@ def survivors(
     t = limit[:,None]*torch.where((limit>=0)[:,None]!=inward, high, low)
     first = None if inward or noise.products is not None else g[0].topk(min(k+32,g.shape[1])).indices
     cols = g if first is None else g[:,first]
-    parts = torch.arange(len(noise), device=b.device).split(max(1, min(block//cols.shape[1], len(noise) if len(g)==1 else 256)))
+    parts = torch.arange(len(noise),
+                         device=b.device).split(max(1, min(block//cols.shape[1], len(noise) if len(g)==1 else 256)))
     def within(e): return at_least(noise.times(first, -side, e), cols, t[:,e[0]:e[-1]+1], k, σ)==inward
     stay = torch.cat([*(map if len(g)==1 or b.is_cuda else in_parallel)(within, parts)], dim=1)
     p,e = stay.nonzero(as_tuple=True)
@@ -376,7 +397,8 @@ def extremes(
         limits = None if len(best[0][2])<keep else 1-torch.stack([D[-1] for *_,D in best]).to(z)**2/2
         def found(ps):
             noise = around.noise(s, ps)
-            p,e = survivors(around, ps, noise, k, keep, inward, None if limits is None else limits[ps.start:ps.stop], block)
+            p,e = survivors(around, ps, noise, k, keep, inward,
+                            None if limits is None else limits[ps.start:ps.stop], block)
             return p+ps.start, e+s*PIECE, around.points(p+ps.start, noise, e)
         p,e,v = map(torch.cat, zip(*(map if around.shared or z.is_cuda else in_parallel)(found, around.parts)))
         new = kth_distance(v, around.space, k, block)
@@ -402,7 +424,8 @@ def percentiles(
 class Samples(NamedTuple):
     "Sampled embeddings and where they come from."
     z:Tensor        # (M,d) unit norm
-    boundary:Tensor # (M,) the embedding each started from (or, where there is none, the nearest), an index into the class's embeddings
+    # (M,) the embedding each started from (or, where there is none, the nearest), an index into the class's embeddings
+    boundary:Tensor
     distance:Tensor # (M,) k-NN distance to the class, float64
     nearest:Tensor=None # (M,) the class whose anchor is nearest, if the anchors are known
 
@@ -415,9 +438,14 @@ def checked(
     "Refuse embeddings and parameters that make no sense."
     if M<1: raise DreamError(f'{M} samples were asked for: ask for at least one.')
     if sigma<=0: raise DreamError(f'sigma is {sigma}: it must be above 0, for without noise there are no candidates.')
-    if z.ndim!=2 or len(z)<2: raise DreamError(f'A class has {len(z)} embedding: k-NN distances need at least 2 images of each class.')
-    if not z.isfinite().all(): raise DreamError(f'{(~z.isfinite().all(1)).sum()} of {len(z)} embeddings hold NaN or infinity: train the encoder again with a lower learning rate.')
-    if len(z)<=k: raise DreamError(f'A class has {len(z)} embeddings, too few for neighbour k={k}: lower k in the sampling section, or use more images.')
+    if z.ndim!=2 or len(z)<2:
+        raise DreamError(f'A class has {len(z)} embedding: k-NN distances need at least 2 images of each class.')
+    if not z.isfinite().all():
+        raise DreamError(f'{(~z.isfinite().all(1)).sum()} of {len(z)} embeddings hold NaN or infinity: train the '
+                         'encoder again with a lower learning rate.')
+    if len(z)<=k:
+        raise DreamError(f'A class has {len(z)} embeddings, too few for neighbour k={k}: lower k in the sampling '
+                         'section, or use more images.')
     if ((z.norm(dim=1)-1).abs()>1e-3).any(): raise DreamError('Embeddings must have unit norm: normalise them first.')
     return z
 
@@ -427,9 +455,11 @@ def span(
 )->Tensor: # (M,), uniform between them; raises DreamError for an impossible pair
     "How far each sample goes."
     lo,hi = strength
-    if not 0<=lo<=hi<=1: raise DreamError(f'strength is [{lo}, {hi}]: give the least and the largest share of the way, between 0 and 1.')
+    if not 0<=lo<=hi<=1:
+        raise DreamError(f'strength is [{lo}, {hi}]: give the least and the largest share of the way, between 0 and 1.')
     return lo+(hi-lo)*torch.rand(M, generator=generator)
 
+# %% ../nbs/04_sampling.ipynb #b9d97ac2
 def recorded(
     v:Tensor,        # (M,d) float64
     z:Tensor,        # (n,d) unit-norm embeddings of the class
@@ -439,7 +469,8 @@ def recorded(
 )->Samples:
     "Samples with their record; rounded once, as the embeddings are."
     v = F.normalize(v, dim=-1).to(z)
-    if start is None: start = torch.cat([(part.double()@z.double().T).argmax(1) for part in v.split(max(1,block//len(z)))])
+    if start is None:
+        start = torch.cat([(part.double()@z.double().T).argmax(1) for part in v.split(max(1,block//len(z)))])
     return Samples(v, start.to(z.device), kth_distance(v, z, k, block))
 
 # %% ../nbs/04_sampling.ipynb #0b281f16
@@ -457,11 +488,14 @@ def around_boundary(
 )->Samples:
     "Draw candidates around boundary points and let `choose` pick M, in as many rounds as it takes."
     checked(z, k, M, sigma)
-    if noise not in ('fresh','shared'): raise DreamError(f"There is no noise {noise!r}: it is 'fresh' for each boundary point, or 'shared' by all.")
+    if noise not in ('fresh','shared'):
+        raise DreamError(f"There is no noise {noise!r}: it is 'fresh' for each boundary point, or 'shared' by all.")
     space,b,rounds,left = Space(z),boundary_points(z, k, select, inward, block),[],M
     while left:
-        best = min(keep, candidates, -(-left//len(b)))   # the best of every boundary point come first, so more of each are not needed
-        p,v,d = (i[:left] for i in choose(Candidates(space, b, sigma, candidates, generator, noise=='shared'), k, best, block))
+        # the best of every boundary point come first, so more of each are not needed
+        best = min(keep, candidates, -(-left//len(b)))
+        p,v,d = (i[:left] for i in choose(Candidates(space, b, sigma, candidates, generator, noise=='shared'),
+                                          k, best, block))
         rounds.append((v, b[p], d))
         left -= len(p)
     return Samples(*map(torch.cat, zip(*rounds)))
@@ -476,7 +510,8 @@ def knn(z, M, generator, *, k, select, candidates, keep, sigma, noise='fresh', b
 
 def inliers(z, M, generator, *, k, select, candidates, keep, sigma, noise='fresh', block=BLOCK)->Samples:
     "Inliers: the nearest candidates around the most central embeddings (Dream-ID, in the same paper)."
-    return around_boundary(z, M, generator, _inward, k, select, candidates, keep, sigma, inward=True, noise=noise, block=block)
+    return around_boundary(z, M, generator, _inward, k, select, candidates, keep, sigma, inward=True,
+                           noise=noise, block=block)
 
 # %% ../nbs/04_sampling.ipynb #1fe4252d
 def misread(D:Tensor, keep:int)->tuple:
@@ -490,7 +525,8 @@ def _misreading(around, k, keep, block):
 
 def reference(z, M, generator, *, k, select, candidates, keep, sigma, block=BLOCK)->Samples:
     "The candidates that the reference implementation (deeplearning-wisc/dream-ood) keeps: in effect random ones."
-    return around_boundary(z, M, generator, _misreading, k, select, candidates, keep, sigma, noise='shared', block=block)
+    return around_boundary(z, M, generator, _misreading, k, select, candidates, keep, sigma,
+                           noise='shared', block=block)
 
 # %% ../nbs/04_sampling.ipynb #833d4891
 def gaussian(z, M, generator, *, k, select, candidates, keep, block=BLOCK)->Samples:
@@ -502,7 +538,9 @@ def gaussian(z, M, generator, *, k, select, candidates, keep, block=BLOCK)->Samp
         L = torch.linalg.cholesky(torch.from_numpy(fit.covariance_))
         rounds,left = [],M
         while left:
-            square = 2*torch._standard_gamma(torch.full((select*candidates,), d/2, dtype=torch.float64), generator=generator)   # |ε|²
+            # |ε|²
+            square = 2*torch._standard_gamma(torch.full((select*candidates,), d/2, dtype=torch.float64),
+                                             generator=generator)
             length = square.topk(min(left,select*keep,select*candidates)).values.sqrt()
             u = F.normalize(torch.randn(len(length), d, generator=generator).double(), dim=-1)
             rounds.append(torch.from_numpy(fit.location_)+length[:,None]*u@L.T)
@@ -524,13 +562,17 @@ def climb(
 def boundary(z, M, generator, *, anchors, label, k, select, step, extra, temperature=0.1, block=BLOCK)->Samples:
     "Outliers: the embeddings nearest to the decision boundary, moved across it (after BOOD)."
     checked(z, k, M)
-    if anchors is None or len(anchors)<2: raise DreamError('The rule boundary needs the anchors of at least two classes: there is no decision boundary with one.')
+    if anchors is None or len(anchors)<2:
+        raise DreamError('The rule boundary needs the anchors of at least two classes: there is no decision boundary '
+                         'with one.')
     with one_thread():
         a,x = F.normalize(anchors.double(),dim=-1).to(z.device),z.double()
         own = lambda x: (x@a.T).argmax(1)==label
         inside = own(x)
         wanted,inside_now,order = min(select,int(inside.sum())),inside,[]
-        if not wanted: raise DreamError('The text-conditioned classifier is wrong about every embedding of the class: train the encoder longer.')
+        if not wanted:
+            raise DreamError('The text-conditioned classifier is wrong about every embedding of the class: train the '
+                             'encoder longer.')
         x = x.clone()
         for _ in range(10_000):
             x[inside_now] = climb(x[inside_now], a, label, step, temperature)
@@ -538,7 +580,9 @@ def boundary(z, M, generator, *, anchors, label, k, select, step, extra, tempera
             order += [gone.nonzero()[:,0]]
             inside_now = inside_now&~gone
             if sum(map(len,order))>=wanted: break
-        else: raise DreamError(f'Only {sum(map(len,order))} embeddings reach the decision boundary in 10000 steps of {step}: raise step.')
+        else:
+            raise DreamError(f'Only {sum(map(len,order))} embeddings reach the decision boundary in 10000 steps of '
+                             f'{step}: raise step.')
         start = torch.cat(order)[:wanted].repeat(-(-M//wanted))[:M]
         x,more = x[start],(extra*torch.rand(M, 1, generator=generator)).to(x)
         while (more>0).any():
@@ -558,18 +602,25 @@ def slerp(
 
 def known(noun_embeddings, least:int, what:str)->Tensor: # (n,d) unit norm
     "The nouns a rule goes to; raises DreamError if they are too few."
-    if noun_embeddings is None or len(noun_embeddings)<least: raise DreamError(f'{what} needs at least {least} nouns that the foundation knows outside the ID classes: give a list in foundation.nouns, or use another rule.')
+    if noun_embeddings is None or len(noun_embeddings)<least:
+        raise DreamError(f'{what} needs at least {least} nouns that the foundation knows outside the ID classes: give '
+                         'a list in foundation.nouns, or use another rule.')
     return F.normalize(noun_embeddings.float(), dim=-1)
 
-def drift(z, M, generator, *, noun_embeddings, k, strength, nouns, nearby=None, anchors=None, label=None, block=BLOCK)->Samples:
+def drift(z, M, generator, *, noun_embeddings, k, strength, nouns, nearby=None, anchors=None, label=None,
+          block=BLOCK)->Samples:
     "ID embeddings moved a part of the way towards the mean of a few nouns outside the ID classes (ours)."
     checked(z, k, M)
     span(strength, 0, generator)
     goals = known(noun_embeddings, nouns, 'A drift').to(z)
     if nearby:
-        if nearby<nouns: raise DreamError(f'A drift towards {nouns} nouns cannot choose among the {nearby} nearest: raise nearby.')
-        if anchors is None or label is None: raise DreamError('A drift to nearby nouns needs the anchors and the label of its class.')
-        with one_thread(): goals = goals[(goals.double()@F.normalize(anchors[label].to(z).double(),dim=0)).argsort(descending=True, stable=True)[:nearby]]
+        if nearby<nouns:
+            raise DreamError(f'A drift towards {nouns} nouns cannot choose among the {nearby} nearest: raise nearby.')
+        if anchors is None or label is None:
+            raise DreamError('A drift to nearby nouns needs the anchors and the label of its class.')
+        with one_thread():
+            goals = goals[(goals.double()@F.normalize(anchors[label].to(z).double(),dim=0)).argsort(descending=True,
+                stable=True)[:nearby]]
     start = torch.cat([torch.randperm(len(z), generator=generator) for _ in range(0,M,len(z))])[:M]
     which = torch.rand(M, len(goals), generator=generator).argsort(1)[:,:nouns]
     g = F.normalize(goals[which].mean(1), dim=-1)
@@ -579,7 +630,9 @@ def drift(z, M, generator, *, noun_embeddings, k, strength, nouns, nearby=None, 
 # %% ../nbs/04_sampling.ipynb #f657c29d
 def own_anchor(anchors, label, least:int=1)->tuple: # unit norm: (C,d), (d,)
     "The anchors and the own one; raises DreamError without them."
-    if anchors is None or label is None or len(anchors)<least: raise DreamError(f'This rule starts from the class names: it needs the anchors of at least {least} class{"es" if least>1 else ""}, and the label.')
+    if anchors is None or label is None or len(anchors)<least:
+        raise DreamError(f'This rule starts from the class names: it needs the anchors of at least {least} '
+                         f'class{"es" if least>1 else ""}, and the label.')
     a = F.normalize(anchors.double(), dim=-1)
     return a, a[label]
 
@@ -622,13 +675,17 @@ def sample(
     z:Tensor,          # (n,d) unit-norm embeddings of one class
     M:int,             # how many are wanted
     generator:torch.Generator,
-    **params           # k, and the rule's own, see `parameters_of`; of all classes: anchors (C,d), label, noun_embeddings (n,d)
+    # k, and the rule's own, see `parameters_of`; of all classes: anchors (C,d), label, noun_embeddings (n,d)
+    **params
 )->Samples: # raises DreamError for an unknown rule, and for embeddings or parameters that cannot work
-    "Sample embeddings of one class by a rule; the same generator state gives the same samples, whatever the block size or the number of threads."
+    """Sample embeddings of one class by a rule; the same generator state gives the same samples, whatever the block
+    size or the number of threads."""
     if rule not in RULES: raise DreamError(f'There is no sampling rule {rule!r}: choose from {list(RULES)}.')
     own = parameters_of(rule)
-    if unknown := set(params)-set().union(*map(parameters_of,RULES)): raise DreamError(f'No sampling rule has a parameter {sorted(unknown)}: {rule} takes {list(own)}.')
-    if missing := [n for n,d in own.items() if d is inspect.Parameter.empty and n not in params]: raise DreamError(f'Sampling rule {rule!r} also needs {missing}.')
+    if unknown := set(params)-set().union(*map(parameters_of,RULES)):
+        raise DreamError(f'No sampling rule has a parameter {sorted(unknown)}: {rule} takes {list(own)}.')
+    if missing := [n for n,d in own.items() if d is inspect.Parameter.empty and n not in params]:
+        raise DreamError(f'Sampling rule {rule!r} also needs {missing}.')
     s = RULES[rule](z, M, generator, **{n:v for n,v in params.items() if n in own})
     if params.get('anchors') is None: return s
     return s._replace(nearest=(s.z.double()@F.normalize(params['anchors'].double(),dim=-1).T.to(s.z.device)).argmax(1))
@@ -649,8 +706,13 @@ def sample_classes(
     out = []
     for c in tqdm(range(len(anchors)), desc=f'sampling {name}', unit='class'):
         own = (y==c).nonzero()[:,0]
-        try: s = sample(how.rule, z[own], how.per_class, generator(seed,'sampling',name,c), noun_embeddings=noun_embeddings,
-                       anchors=anchors, label=c, temperature=temperature, **how.model_dump(exclude={'rule','per_class'}))
-        except DreamError as e: raise DreamError(f'Pool {name!r}, class {classes[c] if classes else c!r}: {e}') from None
-        out.append(dict(z=s.z*anchors[c].norm(), boundary=own[s.boundary], distance=s.distance.float(), nearest=s.nearest))
+        try:
+            s = sample(how.rule, z[own], how.per_class, generator(seed,'sampling',name,c),
+                       noun_embeddings=noun_embeddings,
+                       anchors=anchors, label=c, temperature=temperature,
+                       **how.model_dump(exclude={'rule','per_class'}))
+        except DreamError as e:
+            raise DreamError(f'Pool {name!r}, class {classes[c] if classes else c!r}: {e}') from None
+        out.append(dict(z=s.z*anchors[c].norm(), boundary=own[s.boundary], distance=s.distance.float(),
+                        nearest=s.nearest))
     return {k:torch.stack([o[k] for o in out]) for k in out[0]}

@@ -30,23 +30,30 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 class Source(Section):
     "Where a set of images comes from."
-    kind: Literal['sheets','folder','imglist','fashion_mnist','mnist','cifar10','cifar100','svhn','dtd','places365','digits','photographs','textures','symbols','faces','noise']
-    path: str|None = None                          # sheets: folder below the bundled images; folder: an ImageFolder; imglist: what its paths are relative to; datasets: their root
+    kind: Literal['sheets','folder','imglist','fashion_mnist','mnist','cifar10','cifar100','svhn','dtd','places365',
+                  'digits','photographs','textures','symbols','faces','noise']
+    # sheets: folder below the bundled images; folder: an ImageFolder; imglist: what its paths are relative to;
+    # datasets: their root
+    path: str|None = None
     select: list[str]|None = None                  # only these classes
     split: Literal['train','val','test','all'] = 'train' # of a torchvision dataset
-    exclude_first: Annotated[int, Field(ge=0)] = 0 # of each class, skip this many images (to carve a validation split out of a training set)
+    # of each class, skip this many images (to carve a validation split out of a training set)
+    exclude_first: Annotated[int, Field(ge=0)] = 0
     per_class: Positive|None = None                # at most this many images of each class
     origin: str|None = optional()                  # where to get it, an address or a few words: said when it is missing
     download: bool|None = optional()               # a torchvision dataset that is missing is fetched; default: no
-    part: Annotated[list[Fraction], Field(min_length=2, max_length=2)]|None = optional() # folder: the images whose `share_of` lies from the first to below the second
+    # folder: the images whose `share_of` lies from the first to below the second
+    part: Annotated[list[Fraction], Field(min_length=2, max_length=2)]|None = optional()
     list: str|None = optional()                    # imglist: the text file, a line `path/to.jpg label` for each image
-    numbered: bool|None = optional()               # folder: its subfolders are numbers, those of ImageNet-1k's classes (ImageNet-V2)
+    # folder: its subfolders are numbers, those of ImageNet-1k's classes (ImageNet-V2)
+    numbered: bool|None = optional()
 
     @model_validator(mode='after')
     def _complete(self):
         for key,kinds in dict(path=('sheets','folder','imglist'), list=('imglist',)).items():
             if self.kind in kinds and getattr(self,key) is None: raise ValueError(f'kind {self.kind} needs a {key}')
-        if self.part and (self.kind!='folder' or self.part[0]>=self.part[1]): raise ValueError('part goes with kind folder, and is two shares, the smaller first')
+        if self.part and (self.kind!='folder' or self.part[0]>=self.part[1]):
+            raise ValueError('part goes with kind folder, and is two shares, the smaller first')
         return self
 
 class OODSource(Source):
@@ -66,13 +73,23 @@ def split_in_three(
     d:dict # the data section of a profile, with `images`, or without any
 )->dict: # with train, validation, test and classes; raises ValueError
     "What `images` is short for."
-    if not (path := d.get('images')): raise ValueError('there are no images: name a folder with one subfolder a class (images: path/to/folder), or give train, validation and test')
-    if twice := [s for s in SPLITS if s in d]: raise ValueError(f"images is split into train, validation and test, so leave out {', '.join(twice)}; a null takes away what a base gives")
+    if not (path := d.get('images')):
+        raise ValueError('there are no images: name a folder with one subfolder a class (images: path/to/folder), or '
+                         'give train, validation and test')
+    if twice := [s for s in SPLITS if s in d]:
+        raise ValueError(f"images is split into train, validation and test, so leave out {', '.join(twice)}; a null "
+                         "takes away what a base gives")
     root = resolve(str(path))
-    if not root.is_dir(): raise ValueError(f'there is no image folder {nice(root)!r}: put the images there, one subfolder for each class, or correct the path')
+    if not root.is_dir():
+        raise ValueError(f'there is no image folder {nice(root)!r}: put the images there, one subfolder for each '
+                         'class, or correct the path')
     found = sorted(f.name for f in root.iterdir() if f.is_dir() and f.name[0] not in '._')
-    if len(found)<2: raise ValueError(f"the image folder {nice(root)!r} has {len(found) or 'no'} subfolder{'s' if len(found)!=1 else ''}: it needs one for each class, and two classes or more")
-    return {'classes':found} | {k:v for k,v in d.items() if k!='images'} | {s:dict(kind='folder', path=str(path), part=part) for s,part in SPLITS.items()}
+    if len(found)<2:
+        raise ValueError(f"the image folder {nice(root)!r} has {len(found) or 'no'} "
+                         f"subfolder{'s' if len(found)!=1 else ''}: it needs one for each class, and two classes or "
+                         "more")
+    return ({'classes':found} | {k:v for k,v in d.items() if k!='images'}
+            | {s:dict(kind='folder', path=str(path), part=part) for s,part in SPLITS.items()})
 
 # %% ../nbs/00_settings.ipynb #6604e124
 class ImageFormat(Section):
@@ -100,17 +117,20 @@ class Data(ImageFormat):
 
     @model_validator(mode='before')
     @classmethod
-    def _one_folder(cls, d): return split_in_three(d) if isinstance(d,dict) and ('images' in d or not set(SPLITS)&set(d)) else d
+    def _one_folder(cls, d):
+        return split_in_three(d) if isinstance(d,dict) and ('images' in d or not set(SPLITS)&set(d)) else d
 
     @model_validator(mode='after')
     def _consistent(self):
         if len(set(self.classes))<len(self.classes): raise ValueError('classes has a name twice')
-        if extra:=set(self.nouns)-set(self.classes): raise ValueError(f'nouns names {sorted(extra)}, which classes lacks')
+        if extra:=set(self.nouns)-set(self.classes):
+            raise ValueError(f'nouns names {sorted(extra)}, which classes lacks')
         return self
 
     def sources(self)->list:
         "Every entry that images come from."
-        return [s for s in (self.train,self.validation,self.test,self.wide,self.validation_outliers,*self.ood.values()) if s]
+        return [s for s in (self.train,self.validation,self.test,self.wide,self.validation_outliers,
+                            *self.ood.values()) if s]
 
     def noun(self, c:str)->str:
         "The words that name class `c` in a prompt."
@@ -123,7 +143,8 @@ class Foundation(Section):
     revision: str|None = None
     prompt: str                                    # with one {} where the class name goes
     dtype: Literal['float32','float16','bfloat16'] = 'float32'
-    nouns: str|None = None                         # CSV with a column `noun`: what else the model knows; default: nouns.csv beside the model
+    # CSV with a column `noun`: what else the model knows; default: nouns.csv beside the model
+    nouns: str|None = None
     suffixes: dict[str,str]|None = optional()      # class -> words that follow its noun in the prompt, e.g. kite: bird
 
     @model_validator(mode='after')
@@ -141,9 +162,11 @@ class LatentSpace(Section):
     temperature: PositiveFloat = 0.1               # τ
     alignment: NonNegative = 0.0                   # weight of 1-cos(f(x), anchor) beside the cross-entropy
 
+# %% ../nbs/00_settings.ipynb #b96c14ac
 class Pool(Section):
     "One pool of sampled embeddings: a rule and its parameters."
-    rule: Literal['knn','inliers','reference','gaussian','boundary','drift','token_noise','interpolation','names','anywhere']
+    rule: Literal['knn','inliers','reference','gaussian','boundary','drift','token_noise','interpolation',
+                  'names','anywhere']
     per_class: Positive                            # M, embeddings a class
     k: Positive = 50                               # which neighbour's distance
     select: Positive = 100                         # boundary points a class
@@ -151,9 +174,11 @@ class Pool(Section):
     keep: Positive = 5                             # at most so many samples from one boundary point
     sigma: PositiveFloat = 0.0735                  # σ, standard deviation of the noise in each dimension
     noise: Literal['fresh','shared'] = 'fresh'     # each boundary point draws its own, or all get the same
-    strength: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.35, 0.85]  # range of t in a drift or an interpolation
+    # range of t in a drift or an interpolation
+    strength: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.35, 0.85]
     nouns: Positive = 3                            # nouns averaged to make a drift's goal
-    nearby: Positive|None = None                   # a drift chooses among so many nouns most similar to the class; none: among all
+    # a drift chooses among so many nouns most similar to the class; none: among all
+    nearby: Positive|None = None
     step: PositiveFloat = 0.02                     # length of a step towards the decision boundary, in radians
     extra: NonNegative = 2.0                       # steps beyond it
 
@@ -167,7 +192,8 @@ Scheduler = Literal['dpm','unipc','ddim','euler','pndm','own']   # own: the mode
 class OutlierFilter(Section):
     "When a dream is refused as an outlier: it looks like a class, by the encoder's own judgement of the picture."
     confidence: Fraction = 0.9                     # the encoder is at least so sure of some class (softmax of cos/τ)
-    quantile: Fraction = 0.95                      # and the k-NN distance to it is below this quantile of its training images' own
+    # and the k-NN distance to it is below this quantile of its training images' own
+    quantile: Fraction = 0.95
     k: Positive = 50
 
 class DecodedPool(Section):
@@ -185,10 +211,12 @@ class Decoding(Section):
     steps: Positive
     guidance: NonNegative
     batch_size: Positive
-    scheduler: Scheduler|None = optional()         # the solver; default: dpm, unless the model was distilled for its own
+    # the solver; default: dpm, unless the model was distilled for its own
+    scheduler: Scheduler|None = optional()
     compile: bool|None = optional()                # torch.compile the U-Net and the image decoder; default: on a GPU
     safety_checker: bool|None = optional()         # default: the model's, if it brings one; false: none
-    size: Positive|None = optional()               # side of the drawn images in pixels, before they are resized to data.image_size; default: the model's
+    # side of the drawn images in pixels, before they are resized to data.image_size; default: the model's
+    size: Positive|None = optional()
     pools: dict[str,DecodedPool] = {}
 
 # %% ../nbs/00_settings.ipynb #900a2f04
@@ -213,13 +241,16 @@ MADE = ('mixup','cutmix','vos','npos')            # outliers made while training
 class Contender(Section):
     "One way to train the classifier."
     start: str|None = None                         # contender whose weights are fine-tuned; none: from scratch
-    outliers: str|None = None                      # a decoded pool, or 'wide' for real images; several joined by +, e.g. drift+names; or one of MADE
+    # a decoded pool, or 'wide' for real images; several joined by +, e.g. drift+names; or one of MADE
+    outliers: str|None = None
     beta: NonNegative|None = None                  # its own β; default: training.beta
     phi: Literal['mlp','linear','monotone']|None = None # its own φ; default: training.phi
     finetune: OwnFinetune|None = optional()        # its own schedule: no longer on equal terms with the others
     per_class: Positive|None = optional()          # it sees only the first so many outliers of each class
-    distance: Annotated[list[Fraction], Field(min_length=2, max_length=2)]|None = optional() # only those between these quantiles of the k-NN distance to their class
-    classes_a_step: Positive|None = optional()     # the outliers of a step are those of so many classes; default: of all
+    # only those between these quantiles of the k-NN distance to their class
+    distance: Annotated[list[Fraction], Field(min_length=2, max_length=2)]|None = optional()
+    # the outliers of a step are those of so many classes; default: of all
+    classes_a_step: Positive|None = optional()
     backbone: str|None = optional()                # its own; default: training.backbone
 
 # %% ../nbs/00_settings.ipynb #10571b96
@@ -246,23 +277,31 @@ class DreamID(Section):
     batch_size: Positive = 64
     repeats: Positive = 3                          # each with its own real images and starting weights
     test_per_class: Positive|None = None           # ID test images a class that accuracy is measured on; default: all
-    sizes: dict[Positive,Positive]|None = optional() # real images a class: steps; default: real_per_class and steps alone
-    augment: list[Literal['randaugment','autoaugment','augmix','cutmix']]|None = optional() # real images under these policies, to compare with
+    # real images a class: steps; default: real_per_class and steps alone
+    sizes: dict[Positive,Positive]|None = optional()
+    # real images under these policies, to compare with
+    augment: list[Literal['randaugment','autoaugment','augmix','cutmix']]|None = optional()
     shifts: bool|None = optional()                 # measure accuracy on corrupted test images, too, and on `shift_sets`
-    shift_sets: dict[str,Source]|None = optional() # images of the classes from elsewhere, such as ImageNet-A and ImageNet-v2
+    # images of the classes from elsewhere, such as ImageNet-A and ImageNet-v2
+    shift_sets: dict[str,Source]|None = optional()
 
     @model_validator(mode='after')
     def _own_names(self):
-        if taken := {'resampled',*SPOILT}&set(self.shift_sets or ()): raise ValueError(f'shift_sets has {sorted(taken)}, which are names of our own shifts: call the sets something else')
+        if taken := {'resampled',*SPOILT}&set(self.shift_sets or ()):
+            raise ValueError(f'shift_sets has {sorted(taken)}, which are names of our own shifts: call the sets '
+                             'something else')
         return self
 
 # %% ../nbs/00_settings.ipynb #7c9f0d71
 class Method(Section):
     "A row of the table: a trained contender and the detector that scores it."
     contender: str
-    detector: Literal['msp','maxlogit','gen','energy','kl_matching','knn','nnguide','mahalanobis','rmd','vim','dice','react','ash','scale','odin','combined','fisher']
-    tuned: bool|None = optional()                  # choose the detector's parameters on the validation outliers; default: as its paper or library has them
-    mirrored: bool|None = optional()               # the mean of the scores of an image and its mirror image; not for odin
+    detector: Literal['msp','maxlogit','gen','energy','kl_matching','knn','nnguide','mahalanobis','rmd','vim','dice',
+                      'react','ash','scale','odin','combined','fisher']
+    # choose the detector's parameters on the validation outliers; default: as its paper or library has them
+    tuned: bool|None = optional()
+    # the mean of the scores of an image and its mirror image; not for odin
+    mirrored: bool|None = optional()
 
 class Evaluation(Section):
     "What is scored, and how."
@@ -272,10 +311,13 @@ class Evaluation(Section):
 
 class Paper(Section):
     "What the studies behind the paper's tables and figures take beyond a profile; see nbs/10_paper.ipynb."
-    ablation_per_class: Positive|None = None       # outliers of a class in the ablations; default: as many as in the tables
+    # outliers of a class in the ablations; default: as many as in the tables
+    ablation_per_class: Positive|None = None
     backbones: list[str] = []                      # classifiers to try beside training.backbone
     foundations: dict[str,str] = {}                # name -> another text-to-image model to try, as foundation.model
-    alignment: NonNegative = 3.0                   # latent_space.alignment of the encoder that Dream-ID's inliers come from
+    # latent_space.alignment of the encoder that Dream-ID's inliers come from
+    alignment: NonNegative = 3.0
     inliers_per_class: Positive|None = None        # default: as the profile's pool has
-    sizes: dict[Positive,Positive]|None = None     # real images a class in Dream-ID: steps; default: as the section dream_id has them
+    # real images a class in Dream-ID: steps; default: as the section dream_id has them
+    sizes: dict[Positive,Positive]|None = None
     repeats: Positive = 1                          # of Dream-ID's trainings, in each seed

@@ -54,13 +54,19 @@ def run_data(run:Run):
     for n,s in sets.items():
         if s.group and len(s)==1: print(f'{n}: the OOD set holds one image, so its FPR95 and AUROC say little.')
     dream_id = run.profile.dream_id
-    elsewhere = shift_sets(dream_id.shift_sets, d) if dream_id.shifts else {}   # looked at here, as days lie between this and their use
+    # looked at here, as days lie between this and their use
+    elsewhere = shift_sets(dream_id.shift_sets, d) if dream_id.shifts else {}
     shared = leaks(sets|elsewhere)
-    if wrong := [l for l in shared if not published(*l, sets)]: raise DreamError(f'Image sets share images: {wrong}; each image may stand in one set only.')
-    for a,b,n in shared: print(f'{b}: {n} of its images stand in {a}, too. A published set may hold a few twice; they are left in, as published results have them.')
+    if wrong := [l for l in shared if not published(*l, sets)]:
+        raise DreamError(f'Image sets share images: {wrong}; each image may stand in one set only.')
+    for a,b,n in shared:
+        print(f'{b}: {n} of its images stand in {a}, too. A published set may hold a few twice; they are left in, as '
+              'published results have them.')
     said = {n:dict(images=len(s), group=s.group, classes=s.classes) for n,s in sets.items()}
     folders = {k:v for k,v in run.external('data').items() if k.startswith('folder ')}
-    def of(names, *sources): return dict(sets={n:said[n] for n in names if n in said}, folders={k:folders[k] for s in sources if s and (k := f'folder {s.path}') in folders})
+    def of(names, *sources):
+        return dict(sets={n:said[n] for n in names if n in said},
+                    folders={k:folders[k] for s in sources if s and (k := f'folder {s.path}') in folders})
     save_json(stage/'id.json', of(('ID train','ID validation','ID test'), d.train, d.validation, d.test))
     save_json(stage/'wide.json', of(('wide',), d.wide))
     save_json(stage/'sets.json', said)
@@ -87,20 +93,25 @@ def anchors_of(run:Run)->dict: # anchors (C,d), noun_embeddings (n,d)
 
 def run_foundation(
     run:Run
-)->None: # raises DreamError if the foundation is missing, damaged, or does not know a class name or a word of the prompt
-    "Check the foundation; write anchors.safetensors (`anchors`, `noun_embeddings`), nouns.json and a grid of generations."
+)->None: # raises DreamError if the foundation is not whole, or does not know a class name or a word of the prompt
+    """Check the foundation; write anchors.safetensors (`anchors`, `noun_embeddings`), nouns.json and a grid of
+    generations."""
     stage,p = run.stage('foundation'),run.profile
     if stage.done: return stage.skip()
     stage.begin()
     pipe = foundation_of(p, run.device)
-    for word in ' '.join([p.foundation.prompt.replace('{}',' '),*(p.foundation.suffixes or {}).values()]).split(): token_ids(pipe, word)
+    for word in ' '.join([p.foundation.prompt.replace('{}',' '),*(p.foundation.suffixes or {}).values()]).split():
+        token_ids(pipe, word)
     nouns,others = {c:p.data.noun(c) for c in p.data.classes},known_nouns(pipe, taken_words(p.data), p.foundation.nouns)
     Γ = anchors(pipe, list(nouns.values()))
     shown,empty = spread(list(nouns.items()),20),encode_empty(pipe)
-    images = [draw(pipe, [n]*6, [seed_for(run.seed,'foundation',n,i) for i in range(6)], **p.drawing|dict(prompt=[p.prompt(c)]*6, empty=empty)) for c,n in tqdm(shown,'foundation')]
-    save_figure(stage/'generations.png', image_grid(torch.cat(images), cols=6, row_labels=[n for _,n in shown])); plt.close()
+    images = [draw(pipe, [n]*6, [seed_for(run.seed,'foundation',n,i) for i in range(6)],
+                   **p.drawing|dict(prompt=[p.prompt(c)]*6, empty=empty)) for c,n in tqdm(shown,'foundation')]
+    save_figure(stage/'generations.png', image_grid(torch.cat(images), cols=6, row_labels=[n for _,n in shown]))
+    plt.close()
     save_json(stage/'nouns.json', others)
-    save_json(stage/'files.json', {k:v for k,v in run.external('foundation').items() if k!='validation outliers'})   # other weights make other images
+    # other weights make other images
+    save_json(stage/'files.json', {k:v for k,v in run.external('foundation').items() if k!='validation outliers'})
     save_tensors(stage/'anchors.safetensors', anchors=Γ, noun_embeddings=anchors(pipe,others) if others else Γ[:0])
     stage.finish('anchors.safetensors','nouns.json','files.json')
 
@@ -134,7 +145,8 @@ def run_latent_space(run:Run):
     save_figure(stage/'anchor_cosines.png', plot_anchor_cosines(z, y, anchors, classes))
     save_figure(stage/'embeddings.png', plot_embeddings(z, y, anchors, classes))
     plt.close('all')
-    stage.finish('encoder.safetensors','embeddings.safetensors','history.csv','history.png','anchor_cosines.png','embeddings.png')
+    stage.finish('encoder.safetensors','embeddings.safetensors','history.csv','history.png','anchor_cosines.png',
+                 'embeddings.png')
     (stage/'checkpoint.pt').unlink()
 
 # %% ../nbs/04_sampling.ipynb #5a4e0001
@@ -146,7 +158,8 @@ def run_sampling(run:Run):
     p,(z,y),a = run.profile,embeddings_of(run),anchors_of(run)
     for pool,how in p.sampling.pools.items():
         path = stage/f'{pool}.safetensors'
-        if not path.exists(): save_tensors(path, **sample_classes(how, z, y, a['anchors'], a['noun_embeddings'], run.seed, pool,
+        if not path.exists():
+            save_tensors(path, **sample_classes(how, z, y, a['anchors'], a['noun_embeddings'], run.seed, pool,
                                                                    p.latent_space.temperature, p.data.classes))
     stage.finish(*(f'{n}.safetensors' for n in p.sampling.pools))
 
@@ -154,20 +167,24 @@ def run_sampling(run:Run):
 def plan_of(
     run:Run,
     pool:str # of the profile's decoding.pools
-)->tuple[pd.DataFrame,Tensor|list[str]]: # one row an image; what each is made from: embeddings (N, d) or nouns. Raises DreamError if they are missing or do not fit
+)->tuple: # a table, one row an image; what each is made from: embeddings (N, d) or nouns. Raises DreamError
     "All images of a pool, before any is drawn."
     p,how,rule = run.profile,run.profile.decoding.pools[pool],run.profile.rule(pool)
     cs,M = p.data.classes,how.per_class
     if how.source=='sampling':
         file = run.stage('sampling')/f'{how.of or pool}.safetensors'
-        df,what = plan_sampled(load_tensors(file), cs, M, anchors_of(run)['anchors'].shape[1], [p.prompt(c) for c in cs], repr(nice(file)),
+        df,what = plan_sampled(load_tensors(file), cs, M, anchors_of(run)['anchors'].shape[1],
+                               [p.prompt(c) for c in cs], repr(nice(file)),
                                 f'decoding.pools.{pool}.per_class')
     elif how.source=='class_names':
         folders = np.repeat(cs,M or 1).tolist()
-        df,what = plan_named(folders, [p.data.noun(c) for c in folders], [p.prompt(c).format(p.data.noun(c)) for c in folders])
+        df,what = plan_named(folders, [p.data.noun(c) for c in folders],
+                             [p.prompt(c).format(p.data.noun(c)) for c in folders])
     else:
         others,n = load_json(run.stage('foundation')/'nouns.json'),(M or 1)*len(cs)
-        if not others: raise DreamError(f'decoding.pools.{pool} needs other nouns and the foundation has no list of them: give one in foundation.nouns.')
+        if not others:
+            raise DreamError(f'decoding.pools.{pool} needs other nouns and the foundation has no list of them: give '
+                             'one in foundation.nouns.')
         nouns = [others[i*len(others)//n] for i in range(n)]
         df,what = plan_named(nouns, nouns, [p.prompt(n).format(n) for n in nouns])
     return numbered(df, how.of or pool, run.seed, how.source, rule.rule if rule else ''), what
@@ -203,7 +220,8 @@ def refuse(
     pool:str,
     df:pd.DataFrame # its plan, all drawn
 )->pd.DataFrame: # the rows that stay; raises DreamError if none would
-    "Move to decoding/refused/<pool> what is black, unless the profile has turned the safety checker off, and what the pool's filter takes for a class."
+    """Move to decoding/refused/<pool> what is black, unless the profile has turned the safety checker off, and what
+    the pool's filter takes for a class."""
     stage,how = run.stage('decoding'),run.profile.decoding.pools[pool].refuse
     files = [stage/pool/f for f in df.file]
     with ThreadPoolExecutor(8) as threads: flagged = np.array(list(threads.map(black, files)))
@@ -215,7 +233,8 @@ def refuse(
     out = df.assign(why=why)[why!='']
     if not len(out): return df
     said = f'{len(out)} of {len(df)} images refused ({", ".join(f"{n} {w}" for w,n in out.why.value_counts().items())})'
-    if len(out)==len(df): raise DreamError(f'decoding.pools.{pool}: {said}, which leaves none: change its filter `refuse`, or its rule.')
+    if len(out)==len(df):
+        raise DreamError(f'decoding.pools.{pool}: {said}, which leaves none: change its filter `refuse`, or its rule.')
     save_table(stage/'refused'/pool/'metadata.parquet', out)
     for f in out.file:
         aside = stage/'refused'/pool/f
@@ -225,6 +244,7 @@ def refuse(
     print(f'{pool}: {said}')
     return df[why==''].reset_index(drop=True)
 
+# %% ../nbs/05_decoding.ipynb #a721b575
 def take_back(
     run:Run,
     pool:str
@@ -241,7 +261,8 @@ def refused(run:Run)->pd.DataFrame: # a row for each pool: images drawn, and the
     "How much of each pool was set aside."
     stage,rows = run.stage('decoding').require(),{}
     for n in run.profile.decoding.pools:
-        kept,out = len(pd.read_parquet(stage/n/'metadata.parquet', columns=['file'])),stage/'refused'/n/'metadata.parquet'
+        kept,out = len(pd.read_parquet(stage/n/'metadata.parquet',
+                                       columns=['file'])),stage/'refused'/n/'metadata.parquet'
         why = pd.read_parquet(out, columns=['why']).why.value_counts() if out.exists() else {}
         drawn = kept+sum(dict(why).values())
         rows[n] = dict(drawn=drawn) | {w:dict(why).get(w,0)/drawn for w in ('black','no outlier')}
@@ -255,9 +276,13 @@ def page_pool(
 )->dict: # JSON; raises DreamError if the pool is not decoded
     "A pool as the page needs it."
     file = folder/'metadata.parquet'
-    if not file.is_file(): raise DreamError(f'There is no {nice(file)!r}: decode the pool first, with nbs/05_decoding.ipynb or `make reproduce`.')
+    if not file.is_file():
+        raise DreamError(f'There is no {nice(file)!r}: decode the pool first, with nbs/05_decoding.ipynb or `make '
+                         'reproduce`.')
     m = pd.read_parquet(file).drop(columns=['file_name','source'], errors='ignore')
-    if per_class: m = pd.concat([g.sort_values('distance', kind='stable').iloc[spread(range(len(g)), per_class)] for _,g in m.groupby('class', sort=False)])
+    if per_class:
+        m = pd.concat([g.sort_values('distance', kind='stable').iloc[spread(range(len(g)), per_class)]
+                       for _,g in m.groupby('class', sort=False)])
     def inside(f):
         with Image.open(folder/f) as i: return page_image(i)
     src = [quote(Path(os.path.relpath(folder/f, page.parent)).as_posix()) if page else inside(f) for f in m.file]
@@ -273,16 +298,24 @@ def gallery_data(
     "What the page shows: images of all pools and where they come from."
     p,stage = run.profile,run.stage('decoding'); cs,train = p.data.classes,id_set(p.data,'train')
     x = [real_images(train, i, real, p.data.image_size) for i in range(len(cs))]
-    pools = [dict(name='real', about='training images', rule={}, columns={'class':page_column(pd.Series(np.repeat(cs,[*map(len,x)])))},
+    pools = [dict(name='real', about='training images', rule={},
+                  columns={'class':page_column(pd.Series(np.repeat(cs,[*map(len,x)])))},
                   src=[page_image(Image.fromarray(i.permute(1,2,0).numpy())) for i in torch.cat(x)])]
     for n,q in p.decoding.pools.items():
         rule = p.rule(n)
-        about = dict(class_names='drawn from the class names', other_names='outliers: drawn from other names').get(q.source) or ('inliers' if rule.rule=='inliers' else f'outliers by rule {rule.rule}')
-        how = {k if k=='rule' else f'rule: {k}':str(v) for k,v in (rule.model_dump(exclude_none=True) if rule else {}).items() if k!='per_class'}
+        about = (dict(class_names='drawn from the class names',
+                      other_names='outliers: drawn from other names').get(q.source)
+                      or ('inliers' if rule.rule=='inliers' else f'outliers by rule {rule.rule}'))
+        how = {k if k=='rule' else f'rule: {k}':str(v)
+               for k,v in (rule.model_dump(exclude_none=True) if rule else {}).items() if k!='per_class'}
         pools.append(dict(name=n, about=about, rule=how, **page_pool(stage/n, page, per_class)))
-        if (aside := stage/'refused'/n).is_dir(): pools.append(dict(name=f'{n}, refused', about=f'set aside from {n}', rule=how, **page_pool(aside, page, per_class)))
-    return dict(title=f'What it dreamed: {p.name}', classes=cs, size=p.data.image_size, pools=pools, about=f'Profile {p.name}, seed {run.seed}: what the foundation {p.foundation.model!r} drew'
-                + (f', up to {per_class} images of each class and pool.' if per_class else '.') + ' Numbers are distances to the k-th neighbour in the class.')
+        if (aside := stage/'refused'/n).is_dir():
+            pools.append(dict(name=f'{n}, refused', about=f'set aside from {n}', rule=how,
+                              **page_pool(aside, page, per_class)))
+    return dict(title=f'What it dreamed: {p.name}', classes=cs, size=p.data.image_size, pools=pools,
+                about=f'Profile {p.name}, seed {run.seed}: what the foundation {p.foundation.model!r} drew'
+                + (f', up to {per_class} images of each class and pool.' if per_class else '.')
+                + ' Numbers are distances to the k-th neighbour in the class.')
 
 # %% ../nbs/05_decoding.ipynb #05de0006
 def gallery_page(run:Run)->Path: # raises DreamError if a pool is not decoded
@@ -300,9 +333,12 @@ def card(
 )->str: # Markdown
     "The data set's card: what these images are and where they come from."
     p = run.profile.for_pool(pool); how,q = p.decoding.pools[pool],p.rule(pool)
-    made = dict(class_names='the names of the classes', other_names='names outside the classes').get(how.source) or f'sampled embeddings (rule `{q.rule}`)'
-    return render('card.md.j2', study=p.name, pool=pool, seed=run.seed, images=len(df), drawn=drawn, made=made, rule=q.model_dump() if q else {},
-        model=p.foundation.model, prompt=p.foundation.prompt, steps=p.decoding.steps, guidance=p.decoding.guidance, size=p.data.image_size,
+    made = (dict(class_names='the names of the classes', other_names='names outside the classes').get(how.source)
+            or f'sampled embeddings (rule `{q.rule}`)')
+    return render('card.md.j2', study=p.name, pool=pool, seed=run.seed, images=len(df), drawn=drawn, made=made,
+                  rule=q.model_dump() if q else {},
+        model=p.foundation.model, prompt=p.foundation.prompt, steps=p.decoding.steps, guidance=p.decoding.guidance,
+        size=p.data.image_size,
         outliers=bool(q and q.rule!='inliers'))
 
 # %% ../nbs/05_decoding.ipynb #f76c5beb
@@ -319,11 +355,15 @@ def check_room(
     images:int,  # how many
     d:ImageFormat
 )->None: # raises DreamError if there is too little disk
-    "Compare the room that images will take with the room there is: half a byte for a byte of pixels, as PNGs of photographs need at least."
+    """Compare the room that images will take with the room there is: half a byte for a byte of pixels, as PNGs of
+    photographs need at least."""
     there = Path(folder)
     while not there.exists(): there = there.parent
     need,free = images*d.image_size**2*(1 if d.greyscale else 3)/2e9,shutil.disk_usage(there).free/1e9
-    if need>free: raise DreamError(f'{images:,} images of {d.image_size} pixels will take about {need:.1f} GB and {nice(folder)!r} has {free:.1f} GB left: free some space or put the runs elsewhere (RUNS=...).')
+    if need>free:
+        raise DreamError(f'{images:,} images of {d.image_size} pixels will take about {need:.1f} GB and '
+                         f'{nice(folder)!r} has {free:.1f} GB left: free some space or put the runs elsewhere '
+                         '(RUNS=...).')
 
 # %% ../nbs/05_decoding.ipynb #2942c127
 def run_decoding(
@@ -336,21 +376,27 @@ def run_decoding(
     if stage.done and all(complete(stage/n) for n in pools): return stage.skip()
     stage.begin()
     plans,lost = {n:plan_of(run,n) for n in pools},{}
-    batches = batches_of({n:df for n,(df,_) in plans.items()}, run.profile.decoding.batch_size, shard or 0, 1 if shard is None else shards)
+    batches = batches_of({n:df for n,(df,_) in plans.items()}, run.profile.decoding.batch_size, shard or 0,
+                         1 if shard is None else shards)
     for n,(df,_) in plans.items():
         take_back(run, n)
         own = [i for rows in batches[n] for i in rows]
         lost[n] = {own[i] for i in missing(df.iloc[own], stage/n)}
     check_room(stage.folder, sum(map(len,lost.values())), run.profile.data)
     pipe = foundation_of(run.profile, run.device) if any(lost.values()) else None
-    if pipe and run.device=='cpu' and sum(x.numel() for x in pipe.unet.parameters())>1e8: print('No GPU is in sight: on a CPU a Stable Diffusion needs many minutes for a picture. If this machine has one, see why torch.cuda.is_available() is false.')
-    if pipe: [use_solver(pipe, run.profile.for_pool(n).decoding.scheduler) for n in pools]   # refuses an impossible one before anything is drawn
-    for n,(df,what) in plans.items(): decode_pool(run, pipe, df, what, stage/n, n, label=f'decoding {n}', batches=batches[n], lost=lost[n])
+    if pipe and run.device=='cpu' and sum(x.numel() for x in pipe.unet.parameters())>1e8:
+        print('No GPU is in sight: on a CPU a Stable Diffusion needs many minutes for a picture. If this machine has '
+              'one, see why torch.cuda.is_available() is false.')
+    # refuses an impossible one before anything is drawn
+    if pipe: [use_solver(pipe, run.profile.for_pool(n).decoding.scheduler) for n in pools]
+    for n,(df,what) in plans.items():
+        decode_pool(run, pipe, df, what, stage/n, n, label=f'decoding {n}', batches=batches[n], lost=lost[n])
     if shard is not None: return
     for n,(df,_) in plans.items():
         kept = refuse(run, n, df)
         with atomic(stage/n/'README.md') as f: f.write_text(card(run, n, kept, len(df)))
-        save_table(stage/n/'metadata.parquet', kept.assign(bytes=[(stage/n/f).stat().st_size for f in kept.file], file_name=kept.file))
+        save_table(stage/n/'metadata.parquet',
+                   kept.assign(bytes=[(stage/n/f).stat().st_size for f in kept.file], file_name=kept.file))
     gallery_page(run)
     stage.finish(*(f'{n}/metadata.parquet' for n in pools))
 
@@ -365,12 +411,15 @@ def pool_images(
     m = pd.read_parquet(run.stage('decoding').require()/pool/'metadata.parquet')
     files = m.file[m['class']==cls].tolist()
     s = run.profile.data.image_size
-    return torch.stack([read_image(run.stage('decoding')/pool/f, run.profile.data.greyscale) for f in spread(files,n)]) if files else torch.full((n,3,s,s), 255, dtype=torch.uint8)   # all may have been refused
+    # all may have been refused
+    return (torch.stack([read_image(run.stage('decoding')/pool/f, run.profile.data.greyscale) for f in spread(files,n)])
+            if files else torch.full((n,3,s,s), 255, dtype=torch.uint8))
 
 # %% ../nbs/05_decoding.ipynb #05de0007
 def outlier_pools(run:Run)->list[str]:
     "The decoded pools that hold outliers."
-    return [n for n,q in run.profile.decoding.pools.items() if q.source=='sampling' and run.profile.rule(n).rule!='inliers']
+    return [n for n,q in run.profile.decoding.pools.items() if q.source=='sampling'
+            and run.profile.rule(n).rule!='inliers']
 
 def gallery(
     run:Run,
@@ -381,7 +430,8 @@ def gallery(
     p = run.profile; cs = spread(list(enumerate(p.data.classes)), rows); train = id_set(p.data,'train')
     plain = [n for n,q in p.decoding.pools.items() if q.source=='class_names'][:1]
     columns = {'real':[real_images(train,i,n,p.data.image_size) for i,_ in cs]}
-    columns |= {title:[pool_images(run,m,c,n) for _,c in cs] for title,m in [('from the name',m) for m in plain]+[(f'dreamed: {m}',m) for m in outlier_pools(run)]}
+    columns |= {title:[pool_images(run,m,c,n) for _,c in cs]
+                for title,m in [('from the name',m) for m in plain]+[(f'dreamed: {m}',m) for m in outlier_pools(run)]}
     return side_by_side(columns, [c for _,c in cs])
 
 # %% ../nbs/05_decoding.ipynb #3742c959
@@ -412,7 +462,8 @@ def outliers_of(
         folder = run.stage('decoding').require()/name
         ds = pool_set(folder, d.classes, d.greyscale)
         if not (per_class or distance): return ds
-        m = pd.read_parquet(folder/'metadata.parquet').set_index('file').loc[[f.relative_to(folder).as_posix() for f in ds.images]]
+        m = pd.read_parquet(folder/'metadata.parquet').set_index(
+            'file').loc[[f.relative_to(folder).as_posix() for f in ds.images]]
         return ds.subset(some_of(m, per_class, distance, f'Pool {name!r}'))
     d = run.profile.data
     return joined(*map(one, names.split('+')), size=d.image_size)
@@ -425,7 +476,8 @@ def vae_images(
 )->ImageSet: # or None if the profile asks for none
     "Training images for the autoencoder's share of the fine-tuning batches; made once for all contenders."
     t = run.profile.training
-    if not any(f.vae_fraction for f in (t.finetune, *(c.finetune for c in t.contenders.values() if c.finetune))): return None
+    if not any(f.vae_fraction for f in (t.finetune, *(c.finetune for c in t.contenders.values() if c.finetune))):
+        return None
     some = vae_sample(train, run.seed)
     if path.exists(): return ImageSet('vae', load_tensors(path)['images'], some.labels, some.classes)
     again = through_vae(some, foundation_of(run.profile, run.device), run.profile.data)
@@ -439,7 +491,8 @@ def fresh(
 )->nn.Module: # on the run's device
     "An untrained classifier of a study, see `fresh_classifier`."
     p = run.profile
-    return fresh_classifier(backbone or p.training.backbone, len(p.data.classes), p.data.image_size, run.seed, *names, device=run.device)
+    return fresh_classifier(backbone or p.training.backbone, len(p.data.classes), p.data.image_size, run.seed, *names,
+                            device=run.device)
 
 def classifier_of(
     run:Run,
@@ -447,11 +500,15 @@ def classifier_of(
     stage:Stage=None # default: the finished training stage
 )->nn.Module: # on the run's device, for evaluation
     "A trained contender. Raises DreamError if it is not there or does not fit the profile."
-    if contender not in run.profile.training.contenders: raise DreamError(f'There is no contender {contender!r}: the profile trains {list(run.profile.training.contenders)}.')
+    if contender not in run.profile.training.contenders:
+        raise DreamError(f'There is no contender {contender!r}: the profile trains '
+                         f'{list(run.profile.training.contenders)}.')
     path = (stage or run.stage('training').require())/f'{contender}.safetensors'
     net,state = fresh(run, backbone=run.profile.backbone(contender)),load_tensors(path)
     try: net.load_state_dict({k.removeprefix('net.'):v for k,v in state.items() if k.startswith('net.')})
-    except RuntimeError: raise DreamError(f'{str(path)!r} is not a classifier of this profile (another backbone or number of classes): run the training stage again.') from None
+    except RuntimeError:
+        raise DreamError(f'{str(path)!r} is not a classifier of this profile (another backbone or number of classes): '
+                         'run the training stage again.') from None
     return net.eval()
 
 # %% ../nbs/06_regularized_training.ipynb #06de0008
@@ -469,7 +526,8 @@ def train_one(
     checkpoint = stage/f'{name}.checkpoint.pt'
     net,phi,history = train_contender(t, c, net, train, run.profile.data, outliers, vae, run.seed, checkpoint, name)
     save_table(stage/f'{name}.csv', history)
-    save_tensors(stage/f'{name}.safetensors', **{f'net.{k}':v for k,v in net.state_dict().items()}, **({f'phi.{k}':v for k,v in phi.state_dict().items()} if phi else {}))
+    save_tensors(stage/f'{name}.safetensors', **{f'net.{k}':v for k,v in net.state_dict().items()},
+                 **({f'phi.{k}':v for k,v in phi.state_dict().items()} if phi else {}))
     checkpoint.unlink(missing_ok=True)
 
 # %% ../nbs/06_regularized_training.ipynb #01a575bb
@@ -490,9 +548,12 @@ def summary(run:Run, stage:Stage)->pd.DataFrame:
     v,rows = id_set(run.profile.data,'validation'),[]
     for name,c in run.profile.training.contenders.items():
         net,history = classifier_of(run, name, stage),pd.read_csv(stage/f'{name}.csv')
-        with torch.no_grad(): hits = torch.cat([(net(channels_last(x)).argmax(1)==y).cpu() for x,y in batches(v, 500, eval_transform(run.profile.data), device=run.device)])
+        with torch.no_grad():
+            hits = torch.cat([(net(channels_last(x)).argmax(1)==y).cpu()
+                              for x,y in batches(v, 500, eval_transform(run.profile.data), device=run.device)])
         rows.append(dict(contender=name, start=c.start or 'scratch', outliers=c.outliers or 'none', steps=len(history),
-                         final_ce=history.ce[-50:].mean(), final_l_ood=history.l_ood[-50:].mean() if c.outliers else float('nan'), validation_accuracy=100*hits.float().mean().item()))
+                         final_ce=history.ce[-50:].mean(), final_l_ood=history.l_ood[-50:].mean() if c.outliers
+                         else float('nan'), validation_accuracy=100*hits.float().mean().item()))
     return pd.DataFrame(rows)
 
 # %% ../nbs/06_regularized_training.ipynb #e7d468bb
@@ -506,20 +567,24 @@ def plot_training(run:Run):
         line, = a.plot(smooth.ce, label=n)
         if h.l_ood.any(): b.plot(smooth.l_ood, color=line.get_color())
     b.axhline(np.log(2), ls=':', c='k')
-    a.set(xlabel='step', ylabel='cross-entropy'); b.set(xlabel='step', ylabel='$\\mathcal{L}_{ood}$'); fig.legend(loc='outside right')
+    a.set(xlabel='step', ylabel='cross-entropy'); b.set(xlabel='step', ylabel='$\\mathcal{L}_{ood}$')
+    fig.legend(loc='outside right')
     return fig
 
 # %% ../nbs/06_regularized_training.ipynb #0da30993
 def plot_shown(run:Run):
-    "Energies of ID validation images and of the outliers a contender was trained on, before and after. A matplotlib Figure."
-    v,cs = id_set(run.profile.data,'validation'),{n:c for n,c in run.profile.training.contenders.items() if c.start and c.outliers and c.outliers not in MADE}
+    """Energies of ID validation images and of the outliers a contender was trained on, before and after. A
+    matplotlib Figure."""
+    v,cs = id_set(run.profile.data,'validation'),{n:c for n,c in run.profile.training.contenders.items() if c.start
+        and c.outliers and c.outliers not in MADE}
     if not cs: return None
     fig,axes = plt.subplots(len(cs), 2, figsize=(10,1.6*len(cs)), sharex=True, squeeze=False, layout='constrained')
     for row,(n,c) in zip(axes, cs.items()):
         out = outliers_of(run, c.outliers, c.per_class, c.distance)
         for ax,which in zip(row, (c.start,n)):
             net,p = classifier_of(run, which),run.profile
-            E = {label:energies(net,ds,p.data,p.training.temperature,250,run.seed) for label,ds in (('ID validation',v),(f'outliers: {c.outliers}',out))}
+            E = {label:energies(net,ds,p.data,p.training.temperature,250,run.seed)
+                 for label,ds in (('ID validation',v),(f'outliers: {c.outliers}',out))}
             edges = np.linspace(*np.quantile(torch.cat(list(E.values())), (.005,.995)), 50)
             for label,e in E.items(): ax.hist(e.numpy(), edges, alpha=.6, density=True, label=label)
             ax.set_title(which, fontsize=10); ax.set_yticks([])
@@ -533,27 +598,33 @@ def extra_sets(run:Run)->dict: # condition -> ImageSet or None
     decoded = run.stage('decoding').require()
     plain = [n for n,p in run.profile.decoding.pools.items() if p.source=='class_names'][:1]
     pools = {'real and inliers':run.profile.dream_id.inliers, **{'real and class-name images':n for n in plain}}
-    return {'real':None} | {c:pool_set(decoded/n, run.profile.data.classes, run.profile.data.greyscale) for c,n in pools.items()}
+    return ({'real':None} | {c:pool_set(decoded/n, run.profile.data.classes, run.profile.data.greyscale)
+                             for c,n in pools.items()})
 
 # %% ../nbs/07_dream_id.ipynb #07de0002
 def measured_on(
     run:Run, split:str='test'
 )->ImageSet:
-    "The ID images that accuracy is measured on: all, or at most `test_per_class` of each class; the same for every seed."
+    """The ID images that accuracy is measured on: all, or at most `test_per_class` of each class; the same for every
+    seed."""
     test,n = id_set(run.profile.data,split),run.profile.dream_id.test_per_class
     return of_each_class(test, min(n, int(test.labels.bincount().min()))) if n else test
 
 # %% ../nbs/07_dream_id.ipynb #546459a7
 def conditions(run:Run)->dict: # name -> (ImageSet that joins the real images or None, policy or None)
     "What is compared: what joins the real images, and the augmentation policies that the profile names."
-    return {c:(e,None) for c,e in extra_sets(run).items()} | {f'real, {a}':(None,a) for a in run.profile.dream_id.augment or ()}
+    return ({c:(e,None) for c,e in extra_sets(run).items()} | {f'real, {a}':(None,a)
+        for a in run.profile.dream_id.augment or ()})
 
-def one_training(run:Run, real, test, condition, repeat:int, n:int, steps:int)->tuple: # rows of accuracy.csv, of shift.csv
+def one_training(
+    run:Run, real, test, condition, repeat:int, n:int, steps:int
+)->tuple: # rows of accuracy.csv, of shift.csv
     "Train and measure one condition."
     c,(extra,policy),p = *condition,run.profile
     ds,size = with_extra(real, extra, p.data.image_size),p.evaluation.batch_size
     kept = run.stage('dream_id')/f'{c}, {n}, {repeat}.checkpoint.pt'
-    net = train_on(ds, p.dream_id, p.training, p.data, run.seed, repeat, steps, f'{c}, {n} real images a class, repeat {repeat+1}',
+    net = train_on(ds, p.dream_id, p.training, p.data, run.seed, repeat, steps,
+                   f'{c}, {n} real images a class, repeat {repeat+1}',
                    policy, kept, run.device)
     row = dict(condition=c, repeat=repeat, seed=run.seed, real=len(real), added=len(ds)-len(real), steps=steps)
     def others(): return {'resampled':measured_on(run, 'validation')} | shift_sets(p.dream_id.shift_sets, p.data)
@@ -561,7 +632,8 @@ def one_training(run:Run, real, test, condition, repeat:int, n:int, steps:int)->
     return [row|dict(accuracy=share_right(net, test, p.data, size))],shift
 
 def run_dream_id(run:Run):
-    "The stage: test accuracy under every condition, for every number of real images and repeat; writes accuracy.csv and, if asked for, shift.csv."
+    """The stage: test accuracy under every condition, for every number of real images and repeat; writes
+    accuracy.csv and, if asked for, shift.csv."""
     stage = run.stage('dream_id')
     if stage.done: return stage.skip()
     stage.begin()
@@ -574,7 +646,8 @@ def run_dream_id(run:Run):
             real = of_each_class(train, n, run.generator('dream_id','real',repeat))
             for c in compared.items():
                 if any((r['condition'],r['repeat'],r['real'])==(c[0],repeat,len(real)) for r in rows): continue
-                shift = [r for r in shift if (r['condition'],r['repeat'],r['real'])!=(c[0],repeat,len(real))]   # of a training that was cut short
+                # of a training that was cut short
+                shift = [r for r in shift if (r['condition'],r['repeat'],r['real'])!=(c[0],repeat,len(real))]
                 new,more = one_training(run, real, test, c, repeat, n, steps)
                 rows,shift = rows+new,shift+more
                 if shift: save_table(files[1], pd.DataFrame(shift))
@@ -596,7 +669,9 @@ def control_sets(
         vae = through_vae(few, foundation_of(run.profile, run.device), run.profile.data)
         save_tensors(path, images=vae.images)
     plain = [n for n,p in run.profile.decoding.pools.items() if p.source=='class_names']
-    controls = dict(vae=vae, **({'generated':pool_set(run.stage('decoding').require()/plain[0], run.profile.data.classes, run.profile.data.greyscale)} if plain else {}))
+    controls = dict(vae=vae,
+                    **({'generated':pool_set(run.stage('decoding').require()/plain[0], run.profile.data.classes,
+                                             run.profile.data.greyscale)} if plain else {}))
     for s in controls.values(): s.group = 'control'
     return controls
 
@@ -650,7 +725,8 @@ class Scorer:
         **settings      # of the detector, see `GRIDS`
     )->dict: # set -> scores (N,) float64, higher = more ID
         if detector=='odin': return self.odin(names or self.sets, **settings)
-        if reads_features(detector) and 'ID train' not in self.outs: self.outs |= cached_outputs(self.run, self.contender, {'ID train':self.train}, self.bar)
+        if reads_features(detector) and 'ID train' not in self.outs:
+            self.outs |= cached_outputs(self.run, self.contender, {'ID train':self.train}, self.bar)
         seen = self.pairs() if mirrored else self.outs
         score = fit_detector(detector, self.net.get_classifier(), self.outs.get('ID train'), seen['ID validation'],
                              **self.run.profile.scoring, **settings)
@@ -663,7 +739,8 @@ class Scorer:
         kept,key = load_tensors(path) if path.exists() else {},lambda n: f'{n}/{sorted(settings.items())}'
         missing = [n for n in names if key(n) not in kept]
         p = self.run.profile
-        for n in missing: kept[key(n)] = odin(self.net, self.sets[n], p.data, batch_size=p.evaluation.batch_size, **settings)
+        for n in missing:
+            kept[key(n)] = odin(self.net, self.sets[n], p.data, batch_size=p.evaluation.batch_size, **settings)
         if missing: save_tensors(path, **kept)
         return {n:kept[key(n)] for n in names}
 
@@ -674,17 +751,19 @@ def score_contender(
     sets:dict,        # name -> ImageSet, see `evaluation_sets`
     train:ImageSet,
     bar=None
-)->tuple: # {'method/set': scores}; {'ID validation': accuracy, 'ID test': accuracy}; {method: settings chosen for its detector}
+)->tuple: # {'method/set': scores}; accuracy on 'ID validation' and 'ID test'; {method: settings of its detector}
     "Scores of all methods of one contender on all sets."
     scorer,scores,chosen = Scorer(run, contender, sets, train, bar),{},{}
     for name,m in methods.items():
         if m.tuned: chosen[name] = tune_detector(scorer, m.detector, m.mirrored)
         scores |= {f'{name}/{s}':v for s,v in scorer(m.detector, mirrored=m.mirrored, **chosen.get(name,{})).items()}
-    return scores, {s:accuracy(scorer.outs[s], len(run.profile.data.classes)) for s in ('ID validation','ID test')}, chosen
+    return scores, {s:accuracy(scorer.outs[s], len(run.profile.data.classes))
+                    for s in ('ID validation','ID test')}, chosen
 
 # %% ../nbs/08_evaluation.ipynb #a0d9b971
 def run_evaluation(run:Run):
-    "The stage: score every method of the profile on every set; write metrics.csv, validation.csv, settings.json (what was chosen for detectors that are tuned) and the scores."
+    """The stage: score every method of the profile on every set; write metrics.csv, validation.csv, settings.json
+    (what was chosen for detectors that are tuned) and the scores."""
     stage = run.stage('evaluation')
     if stage.done: return stage.skip()
     methods = run.profile.evaluation.methods
@@ -695,7 +774,8 @@ def run_evaluation(run:Run):
     scores,accuracies,chosen = {},{},{}
     with tqdm(dict.fromkeys(m.contender for m in methods.values()), desc='evaluation', unit='contender') as bar:
         for c in bar:
-            own,accuracies[c],settings = score_contender(run, c, {n:m for n,m in methods.items() if m.contender==c}, sets, train, bar)
+            own,accuracies[c],settings = score_contender(run, c, {n:m for n,m in methods.items() if m.contender==c},
+                sets, train, bar)
             scores |= own; chosen |= settings
     save_json(stage/'settings.json', chosen)
     save_tensors(stage/'scores.safetensors', **scores)
@@ -725,18 +805,22 @@ def grouped(
     return {g:torch.cat(s) for g,s in sorted(groups.items(), key=lambda i:('ID test','near','far').index(i[0]))}
 
 def chosen_methods(run:Run)->list:
-    "The methods that tell the story: Energy on plain cross-entropy, and Energy on what was trained with sampled outliers."
+    """The methods that tell the story: Energy on plain cross-entropy, and Energy on what was trained with sampled
+    outliers."""
     p = run.profile
-    sampled = {n for n,c in p.training.contenders.items() if c.outliers and set(c.outliers.split('+'))&set(p.sampling.pools)}
+    sampled = {n for n,c in p.training.contenders.items() if c.outliers
+               and set(c.outliers.split('+'))&set(p.sampling.pools)}
     plain = {n for n,c in p.training.contenders.items() if not c.start and not c.outliers}
-    return [n for n,m in p.evaluation.methods.items() if m.detector=='energy' and m.contender in plain|sampled] or list(p.evaluation.methods)[:3]
+    return ([n for n,m in p.evaluation.methods.items() if m.detector=='energy' and m.contender in plain|sampled]
+            or list(p.evaluation.methods)[:3])
 
 # %% ../nbs/08_evaluation.ipynb #25f62c44
 def plot_scores(
     run:Run,
     methods=None # names; default: `chosen_methods`
 ): # matplotlib Figure
-    "Histograms of ID, near and far scores, a row a method; the line is the threshold that accepts 95% of the ID images."
+    """Histograms of ID, near and far scores, a row a method; the line is the threshold that accepts 95% of the ID
+    images."""
     methods,scores = methods or chosen_methods(run),load_scores(run)
     fig,axes = plt.subplots(len(methods), 1, figsize=(8,1.9*len(methods)), squeeze=False, layout='constrained')
     for ax,m in zip(axes[:,0], methods):
@@ -768,7 +852,8 @@ def plot_roc(
             ax.plot(100*fpr, 100*tpr, label=label, lw=1.3)
     for ax,g in zip(axes, there):
         ax.axhline(95, ls=':', c='k'); ax.set(title=f'{g} OOD', xlabel='OOD images accepted (%)', ylim=(50,101))
-    axes[0].set_ylabel('ID images accepted (%)'); fig.legend(*axes[0].get_legend_handles_labels(), loc='outside right', fontsize=9)
+    axes[0].set_ylabel('ID images accepted (%)')
+    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside right', fontsize=9)
     return fig
 
 # %% ../nbs/08_evaluation.ipynb #02f24abf
@@ -777,7 +862,8 @@ def mistakes(
     n:int=10 # images a set
 )->dict: # set -> (indices of the images (n,), captions)
     "The OOD images that a method is surest of, and the ID test images that it doubts most."
-    s,classes,contender = load_scores(run)[method],run.profile.data.classes,run.profile.evaluation.methods[method].contender
+    s,classes,contender = load_scores(
+        run)[method],run.profile.data.classes,run.profile.evaluation.methods[method].contender
     kept = load_tensors(outputs_folder(run)/f'{contender}.safetensors')
     worst = {}
     for ood in run.profile.data.ood:
@@ -808,11 +894,13 @@ def score_all(
 )->pd.DataFrame: # as metrics.csv, with detectors for methods
     "The measures of every detector on one contender of a finished run; its outputs are computed at most once."
     names = detectors or [*DETECTORS,'odin','combined','fisher']
-    evaluation = run.profile.evaluation.model_copy(update=dict(methods={d:Method(contender=contender, detector=d, tuned=tuned) for d in names}))
+    evaluation = run.profile.evaluation.model_copy(update=dict(methods={d:Method(contender=contender, detector=d,
+        tuned=tuned) for d in names}))
     own = copy(run); own.profile = run.profile.model_copy(update=dict(evaluation=evaluation))
     sets = evaluation_sets(run, run.stage('evaluation').require())
     scores,accuracies,_ = score_contender(own, contender, evaluation.methods, sets, id_set(run.profile.data,'train'))
-    return metrics_table(evaluation.methods, scores, {contender:accuracies}, {n:s for n,s in sets.items() if s.group}, 'ID test', run.seed)
+    return metrics_table(evaluation.methods, scores, {contender:accuracies}, {n:s for n,s in sets.items() if s.group},
+                         'ID test', run.seed)
 
 # %% ../nbs/09_classifier.ipynb #0bbad811
 def unreadable(
@@ -834,30 +922,48 @@ def unknown_nouns(
     "Which classes need another word in `data.nouns`."
     source = model_source(p.foundation.model)
     if not Path(source).is_dir(): return []
-    words = SimpleNamespace(tokenizer=CLIPTokenizer.from_pretrained(source, subfolder='tokenizer'), config={'_name_or_path':source})
+    words = SimpleNamespace(tokenizer=CLIPTokenizer.from_pretrained(source, subfolder='tokenizer'),
+                            config={'_name_or_path':source})
     return [n for n in map(p.data.noun, p.data.classes) if not known(words, n)]
 
+# %% ../nbs/09_classifier.ipynb #e7f4dead
 def check_study(p:Profile, least:int=20):
     "Raises DreamError for what would end the study, or make its threshold worthless, later on."
     sets = {s:id_set(p.data,s) for s in SPLITS}
-    few,name = min((int(n),c) for n,c in zip(sets['train'].labels.bincount(minlength=len(p.data.classes)), p.data.classes))
+    few,name = min((int(n),c) for n,c in zip(sets['train'].labels.bincount(minlength=len(p.data.classes)),
+                                             p.data.classes))
     for pool,q in p.sampling.pools.items():
-        if 'k' in parameters_of(q.rule) and few<=q.k: raise DreamError(f'{name!r} has {few} training images, and the distance to the neighbour sampling.pools.{pool}.k = {q.k} needs {q.k+1}: add images, or lower k.')
-    if len(sets['train'])<p.evaluation.k: raise DreamError(f"There are {len(sets['train'])} training images, fewer than evaluation.k = {p.evaluation.k} neighbours: add images, or lower k.")
-    if len(sets['validation'])<least: raise DreamError(f"There are {len(sets['validation'])} validation images (some {100*(SPLITS['validation'][1]-SPLITS['validation'][0]):.0f}% of a folder), and a threshold that refuses 5% of them needs {least} at least: add images.")
+        if 'k' in parameters_of(q.rule) and few<=q.k:
+            raise DreamError(f'{name!r} has {few} training images, and the distance to the neighbour '
+                             f'sampling.pools.{pool}.k = {q.k} needs {q.k+1}: add images, or lower k.')
+    if len(sets['train'])<p.evaluation.k:
+        raise DreamError(f"There are {len(sets['train'])} training images, fewer than evaluation.k = {p.evaluation.k} "
+                         "neighbours: add images, or lower k.")
+    if len(sets['validation'])<least:
+        raise DreamError(f"There are {len(sets['validation'])} validation images (some "
+                         f"{100*(SPLITS['validation'][1]-SPLITS['validation'][0]):.0f}% of a folder), and a threshold "
+                         f"that refuses 5% of them needs {least} at least: add images.")
     if bad := unreadable([f for s in sets.values() if not torch.is_tensor(s.images) for f in s.images]):
-        raise DreamError(f"{len(bad)} of your images cannot be read ({a_few([nice(f) for f in bad])}): replace or remove {'it' if len(bad)==1 else 'them'}.")
-    if words := unknown_nouns(p): raise DreamError(f'The foundation does not know the word{"s" if len(words)>1 else ""} {a_few(words,9)}: give each of these classes another word in data.nouns (the bundled foundation knows those in dream_ood/assets/foundation/nouns.csv).')
+        raise DreamError(f"{len(bad)} of your images cannot be read ({a_few([nice(f) for f in bad])}): replace or "
+                         f"remove {'it' if len(bad)==1 else 'them'}.")
+    if words := unknown_nouns(p):
+        raise DreamError(f'The foundation does not know the word{"s" if len(words)>1 else ""} {a_few(words,9)}: give '
+                         'each of these classes another word in data.nouns (the bundled foundation knows those in '
+                         'dream_ood/assets/foundation/nouns.csv).')
 
 # %% ../nbs/09_classifier.ipynb #0c45ef4a
 TOLERANCE = 0.005   # validation accuracy that may be lost against plain cross-entropy
 
-def compare_methods(run:Run)->pd.DataFrame: # a row a method: contender, detector, fpr95, auroc, accuracy (shares), allowed, chosen
+def compare_methods(
+    run:Run
+)->pd.DataFrame: # a row a method: contender, detector, fpr95, auroc, accuracy (shares), allowed, chosen
     "What each method of the profile is worth on validation data, and which one is chosen."
     methods,stage = run.profile.evaluation.methods,run.stage('evaluation').require()
-    t = pd.DataFrame([dict(method=n, contender=m.contender, detector=m.detector) for n,m in methods.items()]).set_index('method')
+    t = pd.DataFrame([dict(method=n, contender=m.contender, detector=m.detector)
+                      for n,m in methods.items()]).set_index('method')
     file = stage/'validation.csv'
-    if not file.exists(): return t.assign(fpr95=np.nan, auroc=np.nan, accuracy=np.nan, allowed=True, chosen=t.index==t.index[-1])
+    if not file.exists():
+        return t.assign(fpr95=np.nan, auroc=np.nan, accuracy=np.nan, allowed=True, chosen=t.index==t.index[-1])
     v = pd.read_csv(file).set_index('method')
     t = t.assign(fpr95=v.fpr95, auroc=v.auroc, accuracy=v.id_acc)
     plain = {n for n,c in run.profile.training.contenders.items() if not c.start and not c.outliers}
@@ -878,9 +984,12 @@ def parts(run:Run, method:str)->tuple: # tensors; settings of the detector
     scorer = Scorer(run, m.contender, sets, id_set(run.profile.data,'train'))
     settings = tune_detector(scorer, m.detector, m.mirrored) if m.tuned else {}
     kept = {'validation':scorer.outs['ID validation']}
-    if m.mirrored: kept['mirrored'] = (o := scorer.pairs()['ID validation'][1])._replace(labels=o.labels.clone())   # a file holds no tensor twice
-    if reads_features(m.detector): kept['train'] = cached_outputs(run, m.contender, {'ID train':scorer.train})['ID train']
-    tensors = {f'net.{k}':v for k,v in scorer.net.state_dict().items()} | {f'{n}.{k}':v for n,o in kept.items() for k,v in o._asdict().items()}
+    # a file holds no tensor twice
+    if m.mirrored: kept['mirrored'] = (o := scorer.pairs()['ID validation'][1])._replace(labels=o.labels.clone())
+    if reads_features(m.detector):
+        kept['train'] = cached_outputs(run, m.contender, {'ID train':scorer.train})['ID train']
+    tensors = ({f'net.{k}':v for k,v in scorer.net.state_dict().items()} | {f'{n}.{k}':v for n,o in kept.items()
+        for k,v in o._asdict().items()})
     return tensors | {'validation.scores':load_scores(run)[method]['ID validation']}, settings
 
 # %% ../nbs/09_classifier.ipynb #8e41c1cc
@@ -897,26 +1006,38 @@ def results(run:Run, method:str)->Results:
     outs = cached_outputs(run, run.profile.evaluation.methods[method].contender, sets)
     return Results(sets, outs, load_scores(run)[method], right(outs['ID test'], len(run.profile.data.classes)).numpy())
 
-def at_threshold(r:Results, threshold:float)->dict: # shares: coverage, accuracy (of the accepted; NaN if there is none), ood {set: accepted}
+def at_threshold(
+    r:Results, threshold:float
+)->dict: # shares: coverage, accuracy (of the accepted; NaN if there is none), ood {set: accepted}
     "What a threshold accepts."
     ok = (r.scores['ID test']>=threshold).numpy()
-    return dict(coverage=float(ok.mean()), accuracy=float(r.hit[ok].mean()) if ok.any() else float('nan'), ood={n:float((r.scores[n]>=threshold).float().mean()) for n in r.sets if n!='ID test'})
+    return dict(coverage=float(ok.mean()), accuracy=float(r.hit[ok].mean()) if ok.any() else float('nan'),
+                ood={n:float((r.scores[n]>=threshold).float().mean()) for n in r.sets if n!='ID test'})
 
 def measured(run:Run, method:str, r:Results, threshold:float)->dict:
     "What classifier.json says of the quality: shares of test images that chose nothing."
     m = pd.read_csv(run.stage('evaluation')/'metrics.csv').query('method==@method').set_index('ood_set')
     now = at_threshold(r, threshold)
-    ood = {n:dict(group=g.group, images=len(g), accepted=now['ood'][n], fpr95=float(m.fpr95[n]), auroc=float(m.auroc[n])) for n,g in r.sets.items() if n!='ID test'}
+    ood = {n:dict(group=g.group, images=len(g), accepted=now['ood'][n], fpr95=float(m.fpr95[n]),
+                  auroc=float(m.auroc[n])) for n,g in r.sets.items() if n!='ID test'}
     controls = {n:float(m.auroc[n]) for n in m.index[m.group=='control']}
-    return dict(test_images=len(r.hit), accuracy=float(r.hit.mean()), coverage=now['coverage'], accuracy_of_accepted=now['accuracy'], ece=ece(r.outs['ID test'], len(run.profile.data.classes)), ood=ood, control_auroc=controls)
+    return dict(test_images=len(r.hit), accuracy=float(r.hit.mean()), coverage=now['coverage'],
+                accuracy_of_accepted=now['accuracy'], ece=ece(r.outs['ID test'], len(run.profile.data.classes)),
+                ood=ood, control_auroc=controls)
 
 # %% ../nbs/09_classifier.ipynb #eab8844b
-def describe(run:Run, table:pd.DataFrame, settings:dict, threshold:float, recall:float, r:Results)->dict: # classifier.json, but for the digest of the weights
+def describe(
+    run:Run, table:pd.DataFrame, settings:dict, threshold:float, recall:float, r:Results
+)->dict: # classifier.json, but for the digest of the weights
     "How images are prepared and judged, what was measured, where it comes from."
     p,method = run.profile,chosen_method(table); m = p.evaluation.methods[method]
-    return dict(format=FORMAT, classes=p.data.classes, nouns={c:p.data.noun(c) for c in p.data.classes}, backbone=p.backbone(m.contender),
+    return dict(format=FORMAT, classes=p.data.classes, nouns={c:p.data.noun(c) for c in p.data.classes},
+                backbone=p.backbone(m.contender),
         input=p.data.model_dump(include={'image_size','mean','std','greyscale'}),
-        threshold=threshold, recall=recall, method=method, chosen_on='validation outliers' if table.fpr95.notna().all() else None,
-        settings=dict(contender=m.contender, detector=m.detector, detector_settings=settings, mirrored=bool(m.mirrored), k=p.evaluation.k, temperature=p.training.temperature, batch_size=p.evaluation.batch_size),
+        threshold=threshold, recall=recall, method=method,
+        chosen_on='validation outliers' if table.fpr95.notna().all() else None,
+        settings=dict(contender=m.contender, detector=m.detector, detector_settings=settings, mirrored=bool(m.mirrored),
+                      k=p.evaluation.k, temperature=p.training.temperature, batch_size=p.evaluation.batch_size),
         images={s:len(id_set(p.data,s)) for s in SPLITS}, measured=measured(run, method, r, threshold),
-        made_from=dict(study=p.name, seed=run.seed, foundation=p.foundation.model, evaluation=run.stage('evaluation')._read('provenance.json')['result'], **provenance()))
+        made_from=dict(study=p.name, seed=run.seed, foundation=p.foundation.model,
+                       evaluation=run.stage('evaluation')._read('provenance.json')['result'], **provenance()))

@@ -12,7 +12,8 @@ import yaml
 from fastcore.basics import patch
 from pydantic import Field,ValidationError,model_validator
 from .core import DreamError,digest,nice,resolve
-from dream_ood.settings import (MADE,Data,Decoding,DreamID,Evaluation,Foundation,LatentSpace,Paper,Pool,Sampling,Section,
+from dream_ood.settings import (MADE,Data,Decoding,DreamID,Evaluation,Foundation,LatentSpace,Paper,Pool,
+                                Sampling,Section,
     Training,optional)
 
 # %% ../nbs/00_study.ipynb #f2e5ba15
@@ -37,20 +38,32 @@ class Profile(Section):
             if d.source=='sampling': known(f'decoding.pools.{p}'+'.of'*bool(d.of), d.of or p, self.sampling.pools)
         pools,cs = {*self.decoding.pools, *(['wide'] if self.data.wide else [])}, list(self.training.contenders)
         for i,(n,c) in enumerate(self.training.contenders.items()):
-            for o in c.outliers.split('+') if c.outliers and c.outliers not in MADE else (): known(f'training.contenders.{n}.outliers', o, pools)
+            for o in c.outliers.split('+') if c.outliers and c.outliers not in MADE else ():
+                known(f'training.contenders.{n}.outliers', o, pools)
             if c.start: known(f'training.contenders.{n}.start', c.start, cs[:i])
-            if c.start and self.backbone(n)!=self.backbone(c.start): raise ValueError(f'training.contenders.{n} has backbone {self.backbone(n)!r} but starts from {c.start!r}, which has {self.backbone(c.start)!r}: give both the same')
-            if (c.per_class or c.distance or c.classes_a_step) and not set((c.outliers or '').split('+'))<={*self.sampling.pools}&{*self.decoding.pools}:
-                raise ValueError(f'training.contenders.{n}: per_class, distance and classes_a_step choose among the outliers of sampled pools, and its outliers are {c.outliers!r}')
-        if taken := [n for n in MADE if n in self.decoding.pools]: raise ValueError(f'decoding.pools has a pool {taken[0]!r}: that name is kept for outliers made while training')
-        if 'refused' in self.decoding.pools: raise ValueError("decoding.pools has a pool 'refused': that folder is kept for refused images")
-        for where,names,kept in (('data.ood',self.data.ood,('vae','generated','ID test','ID validation','validation outliers')), ('training.contenders',cs,('vae','summary','begun','provenance'))):
-            if taken := [n for n in names if n in kept or '/' in n]: raise ValueError(f'{where} cannot have {taken[0]!r}: names have no slash, and {", ".join(kept)} are kept for our own')
+            if c.start and self.backbone(n)!=self.backbone(c.start):
+                raise ValueError(f'training.contenders.{n} has backbone {self.backbone(n)!r} but starts from '
+                                 f'{c.start!r}, which has {self.backbone(c.start)!r}: give both the same')
+            if (c.per_class or c.distance or c.classes_a_step) and not set((c.outliers
+                or '').split('+'))<={*self.sampling.pools}&{*self.decoding.pools}:
+                raise ValueError(f'training.contenders.{n}: per_class, distance and classes_a_step choose among the '
+                                 f'outliers of sampled pools, and its outliers are {c.outliers!r}')
+        if taken := [n for n in MADE if n in self.decoding.pools]:
+            raise ValueError(f'decoding.pools has a pool {taken[0]!r}: that name is kept for outliers made while '
+                             'training')
+        if 'refused' in self.decoding.pools:
+            raise ValueError("decoding.pools has a pool 'refused': that folder is kept for refused images")
+        for where,names,kept in (('data.ood',self.data.ood,('vae','generated','ID test','ID validation',
+            'validation outliers')), ('training.contenders',cs,('vae','summary','begun','provenance'))):
+            if taken := [n for n in names if n in kept or '/' in n]:
+                raise ValueError(f'{where} cannot have {taken[0]!r}: names have no slash, and {", ".join(kept)} are '
+                                 'kept for our own')
         for c in self.foundation.suffixes or (): known('foundation.suffixes', c, self.data.classes)
         known('dream_id.inliers', self.dream_id.inliers, self.decoding.pools)
         for n,m in self.evaluation.methods.items():
             known(f'evaluation.methods.{n}.contender', m.contender, cs)
-            if m.mirrored and m.detector=='odin': raise ValueError(f'evaluation.methods.{n}: odin reads images, not outputs, and cannot be mirrored')
+            if m.mirrored and m.detector=='odin':
+                raise ValueError(f'evaluation.methods.{n}: odin reads images, not outputs, and cannot be mirrored')
         return self
 
 # %% ../nbs/00_study.ipynb #0e9de34e
@@ -64,13 +77,15 @@ def prompt(self:Profile, c:str)->str:
 def loading(self:Profile)->dict:
     "What `load_foundation` takes beside the model."
     f,d = self.foundation,self.decoding
-    return dict(dtype=f.dtype, revision=f.revision, scheduler=d.scheduler, safety_checker=d.safety_checker is not False, compile=d.compile)
+    return dict(dtype=f.dtype, revision=f.revision, scheduler=d.scheduler, safety_checker=d.safety_checker is not False,
+                compile=d.compile)
 
 @patch(as_prop=True)
 def drawing(self:Profile)->dict:
     "What `draw` takes beside embeddings and seeds."
     d = self.decoding
-    return dict(prompt=self.foundation.prompt, steps=d.steps, guidance=d.guidance, image_size=self.data.image_size, size=d.size)
+    return dict(prompt=self.foundation.prompt, steps=d.steps, guidance=d.guidance,
+                image_size=self.data.image_size, size=d.size)
 
 @patch(as_prop=True)
 def scoring(self:Profile)->dict:
@@ -97,16 +112,22 @@ def for_pool(self:Profile, pool:str): # Profile
 # %% ../nbs/00_study.ipynb #06582965
 def merged(base:dict, own:dict)->dict:
     "`base` with the values of `own`: mappings key by key, anything else replaced, and a null takes a key away."
-    d = {k:merged(base.get(k) if isinstance(base.get(k),dict) else {}, v) if isinstance(v,dict) else v for k,v in own.items()}
+    d = {k:merged(base.get(k) if isinstance(base.get(k),dict) else {}, v) if isinstance(v,dict) else v
+         for k,v in own.items()}
     return {k:v for k,v in (base|d).items() if v is not None}
 
 def read_profile(path, above=())->dict: # above: the profiles that are based on it
     "What a profile says, together with its base. Raises DreamError."
     p = resolve(path).absolute()
-    if p in above: raise DreamError(f'Profile {str(path)!r} is based on itself, by way of {nice(above[-1])!r}: take one `base` out.')
+    if p in above:
+        raise DreamError(f'Profile {str(path)!r} is based on itself, by way of {nice(above[-1])!r}: take one `base` '
+                         'out.')
     try: d = yaml.safe_load(p.read_text())
-    except (FileNotFoundError,IsADirectoryError): raise DreamError(f'There is no profile {str(path)!r}'+(f', which {nice(above[-1])!r} has as its base' if above else '')+': give the path of a YAML file such as profiles/mini.yaml.') from None
-    except (yaml.YAMLError,UnicodeDecodeError) as e: raise DreamError(f"Profile {str(path)!r} is not valid YAML: {' '.join(str(e).split())}.") from None
+    except (FileNotFoundError,IsADirectoryError):
+        raise DreamError(f'There is no profile {str(path)!r}'+(f', which {nice(above[-1])!r} has as its base' if above
+            else '')+': give the path of a YAML file such as profiles/mini.yaml.') from None
+    except (yaml.YAMLError,UnicodeDecodeError) as e:
+        raise DreamError(f"Profile {str(path)!r} is not valid YAML: {' '.join(str(e).split())}.") from None
     if not isinstance(d,dict): raise DreamError(f'Profile {str(path)!r} holds no keys: start from profiles/mini.yaml.')
     if (base := d.pop('base',None)) is None: return d
     near = p.parent/str(base)
@@ -117,7 +138,8 @@ def _sentence(e): # one pydantic error -> words
     where = '.'.join(map(str,e['loc']))
     if e['type']=='extra_forbidden': return f'{where!r} is not a known key'
     if e['type']=='missing': return f'{where!r} is missing'
-    return f"{where+': ' if where else ''}{e['msg'].removeprefix('Value error, ')}" + ('' if isinstance(e['input'],dict) else f" (it is {e['input']!r})")
+    return (f"{where+': ' if where else ''}{e['msg'].removeprefix('Value error, ')}"
+            + ('' if isinstance(e['input'],dict) else f" (it is {e['input']!r})"))
 
 def load_profile(
     path # of a YAML file
@@ -125,7 +147,8 @@ def load_profile(
     "Read and check a profile."
     d = read_profile(path)
     try: return Profile(**d)
-    except ValidationError as e: raise DreamError(f"Profile {str(path)!r}: {'; '.join(map(_sentence,e.errors()))}.") from None
+    except ValidationError as e:
+        raise DreamError(f"Profile {str(path)!r}: {'; '.join(map(_sentence,e.errors()))}.") from None
 
 # %% ../nbs/00_study.ipynb #5a000020
 def only(
@@ -142,6 +165,8 @@ def only(
     pools |= {n for n,q in profile.decoding.pools.items() if q.source=='class_names'}      # a control
     sampled = {profile.decoding.pools[n].of or n for n in pools if n in profile.decoding.pools}
     def keep(section, key, names): d[section][key] = {n:v for n,v in d[section][key].items() if n in names}
-    for section,key,names in (('evaluation','methods',methods), ('training','contenders',needed), ('decoding','pools',pools), ('sampling','pools',sampled)): keep(section, key, names)
+    for section,key,names in (('evaluation','methods',methods), ('training','contenders',needed),
+                              ('decoding','pools',pools), ('sampling','pools',sampled)):
+        keep(section, key, names)
     words = re.sub(r'[^a-z0-9]+', '_', ' '.join(methods).lower()).strip('_')
     return Profile(**d|dict(name=f"{profile.name}_only_{words[:40]}_{digest(sorted(methods))[:6]}"))

@@ -46,7 +46,8 @@ class Monotone(nn.Module):
         up = torch.tanh(F.softplus(self.steepness)*(s-self.centre)) @ F.softplus(self.height)
         return F.softplus(self.slope)*s + up[:,None] + self.bias
 
-PHI = dict(mlp=lambda: nn.Sequential(nn.Linear(1,512), nn.ReLU(), nn.Linear(512,1)), linear=lambda: nn.Linear(1,1), monotone=Monotone)
+PHI = dict(mlp=lambda: nn.Sequential(nn.Linear(1,512), nn.ReLU(), nn.Linear(512,1)), linear=lambda: nn.Linear(1,1),
+           monotone=Monotone)
 
 # %% ../nbs/06_regularized_training.ipynb #b47ea505
 class Phi(nn.Module):
@@ -207,7 +208,8 @@ def regularised_loss(
     ID,OOD = logits[:len(x)],logits[len(x):]
     ce = F.cross_entropy(ID, y)
     l_ood = ood_loss(phi, energy(ID,T), energy(OOD,T)) if len(OOD) else ce.new_zeros(())
-    return ce+β*l_ood, dict(ce=ce.detach(), l_ood=l_ood.detach(), accuracy=(ID.argmax(1)==(y if y.ndim==1 else y.argmax(1))).float().mean())
+    return ce+β*l_ood, dict(ce=ce.detach(), l_ood=l_ood.detach(),
+                            accuracy=(ID.argmax(1)==(y if y.ndim==1 else y.argmax(1))).float().mean())
 
 # %% ../nbs/06_regularized_training.ipynb #b66da500
 def training_mode(
@@ -262,7 +264,9 @@ def some_of(
     rank = m.groupby('class').distance.rank(method='first')/m.groupby('class').distance.transform('size')
     lo,hi = distance or (0,1)
     m = m[(rank>lo)&(rank<=hi)].groupby('class').head(per_class or len(m))
-    if m.empty: raise DreamError(f'{called} has no outliers between the quantiles {lo} and {hi} of its distances: widen the range.')
+    if m.empty:
+        raise DreamError(f'{called} has no outliers between the quantiles {lo} and {hi} of its distances: widen the '
+                         'range.')
     return m.index.tolist()
 
 # %% ../nbs/06_regularized_training.ipynb #bb33a385
@@ -274,7 +278,8 @@ def joined(
     if len(sets)==1: return sets[0]
     channels = min([s.images.shape[1] for s in sets if torch.is_tensor(s.images)], default=0)
     images = torch.cat([s.pixels(size)[:,:channels] for s in sets]) if channels else [f for s in sets for f in s.images]
-    return ImageSet('+'.join(s.name for s in sets), images, torch.cat([s.labels for s in sets]), sets[0].classes, greyscale=sets[0].greyscale)
+    return ImageSet('+'.join(s.name for s in sets), images, torch.cat([s.labels for s in sets]), sets[0].classes,
+                    greyscale=sets[0].greyscale)
 
 # %% ../nbs/06_regularized_training.ipynb #36b2c1a3
 @torch.no_grad()
@@ -295,7 +300,8 @@ def made_outliers(
     each = [order[train.labels[order]==c][:size] for c in range(len(train.classes))]
     each = [i.repeat(-(-size//len(i)))[:size] for i in each]    # a small class is repeated until the queue is full
     net.eval()
-    for x,y in batches(train.subset(torch.cat(each)), 500, eval_transform(fmt), device=device): made.push(features(net, channels_last(x)).float(), y)
+    for x,y in batches(train.subset(torch.cat(each)), 500, eval_transform(fmt), device=device):
+        made.push(features(net, channels_last(x)).float(), y)
     return made
 
 # %% ../nbs/06_regularized_training.ipynb #6351b97a
@@ -346,7 +352,8 @@ def make_plan(
     f = t.finetune.model_copy(update=own.model_dump(exclude_none=True) if own else {})
     if contender.start:
         size = min(f.batch_size, n)
-        return Plan('finetune', f.steps, size, n//size, f.lr, False, f.outlier_batch_size, round(f.vae_fraction*size), f.freeze_bn)
+        return Plan('finetune', f.steps, size, n//size, f.lr, False, f.outlier_batch_size,
+                    round(f.vae_fraction*size), f.freeze_bn)
     size = min(t.batch_size, n)
     return Plan('scratch', t.epochs*(n//size), size, n//size, t.lr, True, size)
 
@@ -363,7 +370,8 @@ def leg_batches(
 ): # yields x (B,3,H,W), y (B,), out (B',3,H,W) or None
     "The batches of one leg. ID images depend on the seed, the kind of plan and the leg: never on the contender."
     n,t = plan.legs[leg],train_transform(fmt)
-    def stream(what, ds, size, *more): return full_batches(ds, n, size, t, generator(seed,'training',plan.kind,what,leg), device, *more)
+    def stream(what, ds, size, *more):
+        return full_batches(ds, n, size, t, generator(seed,'training',plan.kind,what,leg), device, *more)
     v = plan.vae if vae is not None else 0
     real = stream('id', train, plan.batch_size-v) if v<plan.batch_size else [(None,None)]*n
     again = stream('vae', vae, v) if v else [(None,None)]*n
@@ -392,7 +400,9 @@ def train_leg(
         rows.append(dict(lr=rate(step), **parts))
         if bar is not None: bar.update()
     rows = [{k:float(v) for k,v in r.items()} for r in rows]
-    if not np.isfinite(rows[-1]['ce']+rows[-1]['l_ood']): raise DreamError('Training of the classifier diverged (the loss is not a number): lower the learning rate or β in the training section of the profile.')
+    if not np.isfinite(rows[-1]['ce']+rows[-1]['l_ood']):
+        raise DreamError('Training of the classifier diverged (the loss is not a number): lower the learning rate or β '
+                         'in the training section of the profile.')
     return rows
 
 # %% ../nbs/06_regularized_training.ipynb #2a856f72
@@ -408,7 +418,8 @@ def optimise(
     made=None          # see `train_leg`
 )->pd.DataFrame: # one row a step
     "Train `net` (and φ) by a plan, or finish an interrupted training."
-    optimizer = torch.optim.SGD([*net.parameters(), *(phi.parameters() if phi else [])], lr=plan.lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD([*net.parameters(), *(phi.parameters() if phi else [])], lr=plan.lr, momentum=0.9,
+                                nesterov=True, weight_decay=weight_decay)
     parts = dict(net=net, optimizer=optimizer, **{k:v for k,v in dict(phi=phi,made=made).items() if v is not None})
     rows = resume(checkpoint, parts)
     done = int(np.searchsorted(np.cumsum(plan.legs), len(rows), side='right')) if rows else 0
@@ -426,7 +437,9 @@ def resume(checkpoint, parts:dict)->list:
     "Load a checkpoint into `parts` and return its history; an empty one if there is none."
     if checkpoint is None or not checkpoint.exists(): return []
     try: state = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except Exception as e: raise DreamError(f'{str(checkpoint)!r} is damaged ({type(e).__name__}): delete it and run the notebook again.') from None
+    except Exception as e:
+        raise DreamError(
+            f'{str(checkpoint)!r} is damaged ({type(e).__name__}): delete it and run the notebook again.') from None
     for k,v in parts.items(): v.load_state_dict(state[k])
     return state['rows']
 
@@ -458,7 +471,8 @@ def energies(
     "Energies of images under a network, without augmentation."
     net.eval()
     if n is not None: ds = ds.subset(torch.randperm(len(ds), generator=generator(seed,'training','sample'))[:n])
-    return torch.cat([energy(net(channels_last(x)).float(),T).cpu() for x,_ in batches(ds, batch_size, eval_transform(fmt), device=device_of(net))])
+    return torch.cat([energy(net(channels_last(x)).float(),T).cpu()
+                      for x,_ in batches(ds, batch_size, eval_transform(fmt), device=device_of(net))])
 
 @torch.no_grad()
 def made_energies(
@@ -479,6 +493,7 @@ def made_energies(
         logits = net(channels_last(made(x,y)))
     return energy(logits.float(), T).cpu()
 
+# %% ../nbs/06_regularized_training.ipynb #584ffbfe
 def starting_phi(
     kind:str,        # see `Phi`
     net:nn.Module,   # the network that training starts from
@@ -494,7 +509,8 @@ def starting_phi(
         torch.manual_seed(seed_for(seed, 'training', 'phi'))
         phi = Phi(kind)
     if fitted:
-        shown = made_energies(net,outliers,train,fmt,T,seed) if isinstance(outliers,Made) else energies(net,outliers,fmt,T,512,seed)
+        shown = (made_energies(net,outliers,train,fmt,T,seed) if isinstance(outliers,Made)
+                 else energies(net,outliers,fmt,T,512,seed))
         fit_phi(phi, energies(net,train,fmt,T,512,seed), shown)
     return phi.to(device_of(net))
 
@@ -517,7 +533,8 @@ def train_contender(
     T,shown = t.temperature,made or outliers
     phi = starting_phi(c.phi or t.phi, net, train, shown, fmt, not plan.from_scratch, T, seed) if shown else None
     def loader(leg): return leg_batches(plan, leg, train, fmt, outliers, vae, c.classes_a_step, seed, device)
-    return net, phi, optimise(net, phi, plan, loader, t.weight_decay, t.beta if c.beta is None else c.beta, T, checkpoint, desc, made)
+    return net, phi, optimise(net, phi, plan, loader, t.weight_decay, t.beta if c.beta is None else c.beta, T,
+                              checkpoint, desc, made)
 
 # %% ../nbs/06_regularized_training.ipynb #06de0005
 def train_classifier(
@@ -538,8 +555,11 @@ def train_classifier(
 )->nn.Module: # on the device, for evaluation: x (B,3,H,W) -> logits (B,C). Raises DreamError if the loss is no number
     "Train a classifier, and then, if there are outliers, teach it to doubt them (Dream-OOD, Section 3.3)."
     f = Finetune(steps=steps, lr=finetune_lr, batch_size=batch_size, outlier_batch_size=outlier_batch_size)
-    t = Training(backbone=backbone, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, finetune=f, beta=beta)
+    t = Training(backbone=backbone, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
+                 finetune=f, beta=beta)
     net = fresh_classifier(backbone, len(train.classes), fmt.image_size, seed, device=device)
     net,_,_ = train_contender(t, Contender(), net, train, fmt, seed=seed, desc='classifier')
-    if outliers is not None: net,_,_ = train_contender(t, Contender(start='classifier'), net, train, fmt, outliers, seed=seed, desc='with outliers')
+    if outliers is not None:
+        net,_,_ = train_contender(t, Contender(start='classifier'), net, train, fmt, outliers, seed=seed,
+                                  desc='with outliers')
     return net.eval()

@@ -4,7 +4,8 @@ from contextlib import contextmanager
 import pytest
 from websocket import create_connection
 
-QUIET = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --remote-debugging-port=0 --remote-allow-origins=*'
+QUIET = ('--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
+         '--disable-component-update --disable-sync --remote-debugging-port=0 --remote-allow-origins=*')
 
 class Page:
     "What a page shows, and what it asked of the network."
@@ -30,16 +31,20 @@ class Page:
             assert time.time()<end, f'waited for {code}'
             time.sleep(.05)
     @property
-    def requests(self): return [m['params']['request']['url'] for m in self.events if m.get('method')=='Network.requestWillBeSent']
+    def requests(self):
+        return [m['params']['request']['url'] for m in self.events if m.get('method')=='Network.requestWillBeSent']
     @property
-    def complaints(self): return [m for m in self.events if m.get('method')=='Runtime.exceptionThrown' or m.get('method')=='Log.entryAdded' and m['params']['entry']['level']=='error']
+    def complaints(self):
+        return [m for m in self.events if m.get('method')=='Runtime.exceptionThrown'
+                or m.get('method')=='Log.entryAdded' and m['params']['entry']['level']=='error']
 
 @contextmanager
 def browser(folder):
     "A fresh page of a fresh browser; the test is skipped where there is none."
     command = next(filter(None, map(shutil.which, ('chromium','chromium-browser','google-chrome'))), None)
     if not command: pytest.skip('there is no chromium or google-chrome on PATH')
-    child = subprocess.Popen([command,*QUIET.split(),f'--user-data-dir={folder}','about:blank'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen([command,*QUIET.split(),f'--user-data-dir={folder}','about:blank'],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port,end = folder/'DevToolsActivePort',time.time()+30
         while not (port.exists() and len(port.read_text().split())==2):

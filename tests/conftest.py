@@ -18,10 +18,13 @@ def tiny_profile(foundation, **sections):
     for s in ('wide','validation_outliers'): d['data'][s]['per_class'] = 1
     d['data']['ood'] = {k:v|dict(per_class=12) for k,v in d['data']['ood'].items() if k in ('sandal','faces','noise')}
     d['foundation']['model'] = str(foundation)
-    d['training'] |= dict(epochs=2, batch_size=16, finetune=dict(freeze_bn=True, steps=5, lr=0.01, batch_size=8, outlier_batch_size=8, vae_fraction=0.25),
-        contenders=dict(plain={}, longer=dict(start='plain'), dreams=dict(start='plain',outliers='knn'), wide=dict(start='plain',outliers='wide',phi='monotone')))
+    d['training'] |= dict(epochs=2, batch_size=16, finetune=dict(freeze_bn=True, steps=5, lr=0.01, batch_size=8,
+        outlier_batch_size=8, vae_fraction=0.25),
+        contenders=dict(plain={}, longer=dict(start='plain'), dreams=dict(start='plain',outliers='knn'),
+                        wide=dict(start='plain',outliers='wide',phi='monotone')))
     d['dream_id'] |= dict(real_per_class=3, steps=2, batch_size=8, repeats=2, test_per_class=4)
-    d['evaluation'] |= dict(k=5, methods=dict(Energy=dict(contender='plain',detector='energy'), KNN=dict(contender='plain',detector='knn'),
+    d['evaluation'] |= dict(k=5, methods=dict(Energy=dict(contender='plain',detector='energy'),
+                                              KNN=dict(contender='plain',detector='knn'),
         Dreams=dict(contender='dreams',detector='energy'), Both=dict(contender='dreams',detector='combined')))
     return Profile(**{k:(v|sections[k]) if k in sections else v for k,v in d.items()})
 
@@ -33,7 +36,8 @@ def with_dreams(run):
         for p in run.profile.decoding.pools if name=='decoding' else ():
             for i,(x,y) in enumerate(train):
                 f = s/p/train.classes[y]/f'{i:05d}.png'; f.parent.mkdir(parents=True, exist_ok=True)
-                if i%4==0: Image.fromarray((x/2+100*torch.rand(x.shape,generator=g)).byte().permute(1,2,0).numpy()).save(f)
+                if i%4==0:
+                    Image.fromarray((x/2+100*torch.rand(x.shape,generator=g)).byte().permute(1,2,0).numpy()).save(f)
         save_json(s/'made.json', name); s.finish('made.json')
     return run
 

@@ -26,7 +26,8 @@ def call(capsys, monkeypatch):
 
 def imported(code):
     "The modules that a piece of Python leaves imported."
-    r = subprocess.run([sys.executable, '-c', f'{code}\nimport sys; print(*sys.modules)'], cwd=ROOT, capture_output=True, text=True)
+    r = subprocess.run([sys.executable, '-c', f'{code}\nimport sys; print(*sys.modules)'], cwd=ROOT,
+                       capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
     return set(r.stdout.split())
 
@@ -34,7 +35,9 @@ def imported(code):
 @pytest.mark.parametrize('words', COMMANDS, ids=' '.join)
 def test_every_command_has_help_with_examples(words):
     r = CliRunner().invoke(cli.app, [*words, '--help'], env=dict(COLUMNS='200', TERM='dumb'))
-    assert r.exit_code == 0 and (words == ('project',) or 'dream-ood' in r.output.split('Usage', 1)[1].replace('Usage: dream-ood', '')), r.output
+    assert (r.exit_code == 0
+            and (words == ('project',) or 'dream-ood' in r.output.split('Usage', 1)[1].replace('Usage: dream-ood',
+            ''))), r.output
 
 def test_help_is_there_at_once():
     took = []
@@ -43,7 +46,8 @@ def test_help_is_there_at_once():
         subprocess.run([sys.executable, '-m', 'dream_ood', '--help'], cwd=ROOT, capture_output=True, check=True)
         took.append(time.perf_counter() - start)
     assert min(took) < 1, took
-    assert not {'torch', 'pandas', 'pydantic', 'yaml', 'papermill', 'snakemake', 'diffusers'} & imported('import dream_ood.cli')
+    assert not {'torch', 'pandas', 'pydantic', 'yaml', 'papermill', 'snakemake',
+                'diffusers'} & imported('import dream_ood.cli')
 
 def test_a_job_imports_nothing_of_the_library():
     assert not {'torch', 'dream_ood.core', 'snakemake.workflow'} & imported('import dream_ood.cli, dream_ood.workflow')
@@ -51,18 +55,23 @@ def test_a_job_imports_nothing_of_the_library():
 def test_defaults_are_those_of_make():
     make = dict(l.split('?=') for l in (ROOT/'Makefile').read_text().splitlines() if '?=' in l)
     make = {k.strip(): v.strip() for k, v in make.items()}
-    assert (cli.MINI, cli.SEEDS, cli.RUNS, cli.TABLE1) == tuple(make[k] for k in ('PROFILE', 'SEEDS', 'RUNS', 'TARGET')) and make['ROW'] == ''
+    assert ((cli.MINI, cli.SEEDS, cli.RUNS, cli.TABLE1) == tuple(make[k]
+        for k in ('PROFILE', 'SEEDS', 'RUNS', 'TARGET')) and make['ROW'] == '')
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('args,words', [
     (('reproduce', '-p', 'profiles/none.yaml'), 'There is no profile'), (('reproduce', '-s', '0;1'), 'SEEDS'),
-    (('reproduce', '-t', 'papers'), 'There is no target'), (('reproduce', '-t', 'paper', '--row', 'Energy'), 'ROW is a row'),
-    (('plan', '-p', 'profiles/none.yaml'), 'There is no profile'), (('rates', '-p', 'profiles/none.yaml'), 'There is no profile'),
-    (('classifier', 'photos/none'), "There is no 'photos/none'"), (('classifier', 'nbs/shards'), 'it needs one for each class'),
+    (('reproduce', '-t', 'papers'), 'There is no target'),
+    (('reproduce', '-t', 'paper', '--row', 'Energy'), 'ROW is a row'),
+    (('plan', '-p', 'profiles/none.yaml'), 'There is no profile'),
+    (('rates', '-p', 'profiles/none.yaml'), 'There is no profile'),
+    (('classifier', 'photos/none'), "There is no 'photos/none'"),
+    (('classifier', 'nbs/shards'), 'it needs one for each class'),
     (('classifier', '--seed', 'one'), 'a whole number'), (('predict', 'nbs', 'a.png'), 'holds no classifier'),
     (('check', 'settings.ini'), 'settings.ini')])
 def test_a_mistake_is_one_sentence_and_exit_code_2(args, words, tmp_path, call):
-    code, out, err = call(*args, *(['--runs', tmp_path/'runs'] if args[0] in ('reproduce', 'plan', 'classifier') else []))
+    code, out, err = call(*args,
+                          *(['--runs', tmp_path/'runs'] if args[0] in ('reproduce', 'plan', 'classifier') else []))
     assert code == 2 and err.startswith('Error: ') and words in err and len(err.strip().splitlines()) == 1, out + err
     assert not (tmp_path/'runs').exists()
 
@@ -72,7 +81,8 @@ def test_a_bug_is_not_told_as_a_mistake():
 def test_check_says_what_a_profile_is_and_goes_on_after_a_wrong_one(tmp_path, call):
     (tmp_path/'bad.yaml').write_text('base: profiles/smoke.yaml\nlatent_space: {epoch: 3}\n')
     code, out, err = call('check', tmp_path/'bad.yaml', 'profiles/smoke.yaml')
-    assert code == 2 and "'latent_space.epoch' is not a known key" in err and 'study smoke, 8 classes, 8 OOD sets, 11 rows' in out
+    assert (code == 2 and "'latent_space.epoch' is not a known key" in err
+            and 'study smoke, 8 classes, 8 OOD sets, 11 rows' in out)
 
 def test_the_schema_knows_every_section(call):
     code, out, err = call('schema')
@@ -91,7 +101,8 @@ def shop(tmp_path):
 @pytest.mark.parametrize('foundation,base', [('bundled', 'own_small'), ('CompVis/stable-diffusion-v1-4', 'own')])
 def test_the_profile_of_a_folder(shop, tmp_path, foundation, base):
     path = cli.profile_of(shop, tmp_path/'runs', foundation)
-    assert Path(path) == tmp_path/'runs'/'my_shop'/'profile.yaml' and yaml.safe_load(Path(path).read_text())['base'] == f'profiles/{base}.yaml'
+    assert (Path(path) == tmp_path/'runs'/'my_shop'/'profile.yaml'
+            and yaml.safe_load(Path(path).read_text())['base'] == f'profiles/{base}.yaml')
     p = load_profile(path)
     assert (p.name, p.data.classes, p.foundation.model) == ('my_shop', ['boot', 'coat'], foundation)
 
@@ -100,20 +111,25 @@ def test_a_changed_profile_is_kept_and_another_folder_of_that_name_is_not_mixed_
     path.write_text(path.read_text() + 'training: {epochs: 3}\n')
     assert load_profile(cli.profile_of(shop, tmp_path/'runs')).training.epochs == 3
     (tmp_path/'other'/'My Shop').mkdir(parents=True)
-    with pytest.raises(DreamError, match='give this study a name of its own') as e: cli.profile_of(tmp_path/'other'/'My Shop', tmp_path/'runs')
+    with pytest.raises(DreamError, match='give this study a name of its own') as e:
+        cli.profile_of(tmp_path/'other'/'My Shop', tmp_path/'runs')
     assert '\n' not in str(e.value)
-    assert Path(cli.profile_of(tmp_path/'other'/'My Shop', tmp_path/'runs', name='other')) == tmp_path/'runs'/'other'/'profile.yaml'
+    assert Path(cli.profile_of(tmp_path/'other'/'My Shop', tmp_path/'runs',
+                               name='other')) == tmp_path/'runs'/'other'/'profile.yaml'
 
 def test_a_folder_needs_no_profile(shop, tmp_path, monkeypatch):
     "In an empty folder: the call writes a profile, checks the images and asks the graph for a classifier."
     (tmp_path/'empty').mkdir(); monkeypatch.chdir(tmp_path/'empty')
     asked = []
-    monkeypatch.setattr(cli, 'made', lambda home, profile, seeds, runs, target, more=(): asked.append((str(home), profile, seeds, runs, target)))
+    monkeypatch.setattr(cli, 'made', lambda home, profile, seeds, runs, target,
+                        more=(): asked.append((str(home), profile, seeds, runs, target)))
     r = CliRunner().invoke(cli.app, ['classifier', '../My Shop'])
     assert r.exit_code == 0, (r.output, r.exception)
     [(home, profile, seeds, runs, target)] = asked
-    assert (seeds, runs, target) == (['0'], '_runs', 'classifier') and Path(home).name == 'my_shop' and load_profile(profile).data.classes == ['boot', 'coat']
-    assert 'the images can all be read' in r.output and 'dream-ood predict _runs/my_shop/classifier photo.jpg' in r.output
+    assert ((seeds, runs, target) == (['0'], '_runs', 'classifier') and Path(home).name == 'my_shop'
+            and load_profile(profile).data.classes == ['boot', 'coat'])
+    assert ('the images can all be read' in r.output
+            and 'dream-ood predict _runs/my_shop/classifier photo.jpg' in r.output)
 
 def test_a_folder_with_a_broken_image_is_one_sentence(shop, tmp_path, call):
     (shop/'boot'/'3.png').write_bytes(b'no picture')
@@ -122,12 +138,17 @@ def test_a_folder_with_a_broken_image_is_one_sentence(shop, tmp_path, call):
 
 # -- answers ----------------------------------------------------------------------------------------------------------
 def test_answers_are_written_as_table_csv_and_json():
-    rows = [dict(file='a, b.png', answer='boot', probability=.98, score=3.25), dict(file='c.png', answer="I don't know", probability=.4, score=-1.)]
+    rows = [dict(file='a, b.png', answer='boot', probability=.98, score=3.25),
+            dict(file='c.png', answer="I don't know", probability=.4, score=-1.)]
     table, text = (cli.written(rows, f) for f in (cli.Format.table, cli.Format.csv))
-    assert table.splitlines()[0].split() == ['file', 'answer', 'probability', 'score'] and len({len(l) for l in table.splitlines()}) == 1
-    assert text.splitlines()[1] == '"a, b.png",boot,0.98,3.25' and json.loads(cli.written(rows, cli.Format.json)) == rows
-    assert cli.written([], cli.Format.csv).startswith('file,answer') and json.loads(cli.written([], cli.Format.json)) == []
+    assert (table.splitlines()[0].split() == ['file', 'answer', 'probability', 'score']
+            and len({len(l) for l in table.splitlines()}) == 1)
+    assert (text.splitlines()[1] == '"a, b.png",boot,0.98,3.25'
+            and json.loads(cli.written(rows, cli.Format.json)) == rows)
+    assert (cli.written([], cli.Format.csv).startswith('file,answer')
+            and json.loads(cli.written([], cli.Format.json)) == [])
 
 def test_folders_are_looked_through_for_images(tmp_path):
-    for f in ('b.JPG', 'a.png', 'notes.txt', 'deep/c.webp'): (tmp_path/f).parent.mkdir(exist_ok=True); (tmp_path/f).touch()
+    for f in ('b.JPG', 'a.png', 'notes.txt', 'deep/c.webp'):
+        (tmp_path/f).parent.mkdir(exist_ok=True); (tmp_path/f).touch()
     assert [f.name for f in cli.listed([tmp_path, tmp_path/'notes.txt'])] == ['a.png', 'b.JPG', 'c.webp', 'notes.txt']

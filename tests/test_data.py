@@ -35,7 +35,8 @@ def test_ood_sets_are_enough_and_grouped(mini):
     assert len(groups)-groups.count('sanity')>=6 and {'near','far','sanity'}==set(groups)
 
 def test_no_image_stands_in_two_sets(mini):
-    sets = {s:id_set(mini.data,s) for s in ('train','validation','test')} | ood_sets(mini.data) | dict(wide=wide_set(mini.data), outliers=validation_outliers(mini.data))
+    sets = ({s:id_set(mini.data,s) for s in ('train','validation','test')} | ood_sets(mini.data)
+            | dict(wide=wide_set(mini.data), outliers=validation_outliers(mini.data)))
     assert leaks(sets)==[]
 
 def test_wide_and_validation_outliers_share_no_noun_and_none_with_id_or_held_out(mini):
@@ -46,7 +47,8 @@ def test_folder_reads_resizes_and_limits(mini, folder):
     s = load_images('mine', src(folder), mini.data, ['bee','ant'])
     assert len(s)==10 and s.labels.tolist()==[1]*5+[0]*5 and s.pixels(32).shape==(10,3,32,32)
     assert len(load_images('mine', src(folder,per_class=2), mini.data, ['ant','bee']))==4
-    a = load_images('mine', src(folder,per_class=2), mini.data, ['ant']).images; b = load_images('mine', src(folder,exclude_first=2), mini.data, ['ant']).images
+    a = load_images('mine', src(folder,per_class=2), mini.data, ['ant']).images
+    b = load_images('mine', src(folder,exclude_first=2), mini.data, ['ant']).images
     assert len(b)==3 and not set(a)&set(b)
 
 @pytest.mark.parametrize('spoil,words', [
@@ -70,14 +72,17 @@ def test_a_folder_may_hold_links_to_folders(mini, folder, tmp_path):
     assert len(load_images('mine', src(tmp_path/'linked'), mini.data, ['ant']))==5
 
 def test_a_class_that_is_cut_away_whole_is_one_sentence(mini, folder):
-    with pytest.raises(DreamError, match="'ant' has 5 images"): load_images('mine', src(folder,exclude_first=5), mini.data, ['ant'])
+    with pytest.raises(DreamError, match="'ant' has 5 images"):
+        load_images('mine', src(folder,exclude_first=5), mini.data, ['ant'])
 
-@pytest.mark.parametrize('word,known', [('Dogs','dog'), ('lawn_mower','lawn-mower'), ('Berries','berry'), ('boxes','box'), ('dress','dress'), ('bus','bus'), ('glasses','glass')])
+@pytest.mark.parametrize('word,known', [('Dogs','dog'), ('lawn_mower','lawn-mower'), ('Berries','berry'),
+                                        ('boxes','box'), ('dress','dress'), ('bus','bus'), ('glasses','glass')])
 def test_a_noun_is_known_in_other_letters_and_as_a_plural(word, known): assert bare(word)==bare(known)
 
 def test_different_nouns_stay_different(mini):
     nouns = sorted({*wide_set(mini.data).nouns, *validation_outliers(mini.data).nouns, *mini.data.classes})
-    assert {n for n in nouns if bare(n)!=n and bare(n) in nouns}=={'books','swords'} and len({bare(n) for n in nouns})==len(nouns)-2
+    assert ({n for n in nouns if bare(n)!=n and bare(n) in nouns}=={'books','swords'}
+            and len({bare(n) for n in nouns})==len(nouns)-2)
 
 def test_images_in_memory_are_augmented_as_files_are(mini):
     p = mini.model_copy(update=dict(data=mini.data.model_copy(update=dict(augment='imagenet'))))
@@ -85,34 +90,42 @@ def test_images_in_memory_are_augmented_as_files_are(mini):
     a,b = (next(batches(some, 8, train_transform(p.data), torch.Generator().manual_seed(i)))[0] for i in (0,1))
     plain = next(batches(some, 8, eval_transform(p.data)))[0]
     for x in (a,b): assert not any(x_.equal(y) for x_ in x for y in plain)
-    assert not a.equal(b) and a.equal(next(batches(some, 8, train_transform(p.data), torch.Generator().manual_seed(0)))[0])
+    assert (not a.equal(b)
+            and a.equal(next(batches(some, 8, train_transform(p.data), torch.Generator().manual_seed(0)))[0]))
 
 def test_an_order_is_read_without_a_copy_and_as_a_subset_is(mini):
     ds,order,g = id_set(mini.data,'train'),torch.tensor([3,3,0,7,1,1,1,9]),lambda: torch.Generator().manual_seed(5)
-    for a,b in zip(batches(ds, 4, train_transform(mini.data), g(), order=order), batches(ds.subset(order), 4, train_transform(mini.data), g())):
+    for a,b in zip(batches(ds, 4, train_transform(mini.data), g(), order=order),
+                   batches(ds.subset(order), 4, train_transform(mini.data), g())):
         assert a[0].equal(b[0]) and a[1].equal(b[1])
 
 def test_copies_that_a_published_set_brings_along_are_left_in(mini, tmp_path, capsys, monkeypatch):
     x,few = torch.randint(0,256,(400,1,32,32),dtype=torch.uint8),dict.fromkeys(('wide','validation_outliers'))
-    def sets(twice): return {'train':x, 'validation':torch.randint(0,256,(400,1,32,32),dtype=torch.uint8), 'test':torch.cat([x[:twice],torch.randint(0,256,(400-twice,1,32,32),dtype=torch.uint8)])}
+    def sets(twice):
+        return {'train':x, 'validation':torch.randint(0,256,(400,1,32,32),dtype=torch.uint8),
+                'test':torch.cat([x[:twice],torch.randint(0,256,(400-twice,1,32,32),dtype=torch.uint8)])}
     p = mini.model_copy(update=dict(data=mini.data.model_copy(update=few|dict(ood={}))))
     for twice,error in ((3,False),(8,True)):
         have = sets(twice)
-        monkeypatch.setattr('dream_ood.stages.id_set', lambda d,s: ImageSet(f'ID {s}', have[s], torch.arange(400)%8, d.classes))
+        monkeypatch.setattr('dream_ood.stages.id_set', lambda d,
+                            s: ImageSet(f'ID {s}', have[s], torch.arange(400)%8, d.classes))
         run = Run.open(p, twice, tmp_path)
         if error:
             with pytest.raises(DreamError, match='share images'): run_data(run)
         else:
             run_data(run)
-            assert 'ID test: 3 of its images stand in ID train, too' in capsys.readouterr().out and run.stage('data').done
+            assert ('ID test: 3 of its images stand in ID train, too' in capsys.readouterr().out
+                    and run.stage('data').done)
 
 def test_what_is_missing_is_one_sentence(mini, folder, tmp_path):
     with pytest.raises(DreamError, match='wasp'): load_images('mine', src(folder), mini.data, ['ant','wasp'])
     with pytest.raises(DreamError, match='no image folder'): load_images('mine', src(folder/'none'), mini.data)
     (tmp_path/'empty').mkdir()
     with pytest.raises(DreamError, match='empty'): load_images('mine', src(tmp_path/'empty'), mini.data)
-    with pytest.raises(DreamError, match='no bundled sheets'): load_images('mine', Source(kind='sheets',path='none'), mini.data)
-    with pytest.raises(DreamError, match='CIFAR100'): load_images('mine', Source(kind='cifar100',path=str(tmp_path)), mini.data)
+    with pytest.raises(DreamError, match='no bundled sheets'):
+        load_images('mine', Source(kind='sheets',path='none'), mini.data)
+    with pytest.raises(DreamError, match='CIFAR100'):
+        load_images('mine', Source(kind='cifar100',path=str(tmp_path)), mini.data)
 
 def test_a_damaged_sheet_is_one_sentence(mini, monkeypatch):
     import dream_ood.data as data
@@ -142,4 +155,6 @@ def test_full_fashion_mnist_matches_the_bundled_part(mini):
     root = Path('/usr/share/datasets/fashion-mnist')
     if not root.exists(): pytest.skip('Debian package dataset-fashion-mnist is not installed')
     full = load_images('full', Source(kind='fashion_mnist',split='test',select=['coat']), mini.data, ['coat'])
-    assert {bytes(i.numpy().tobytes()) for i in full.images} >= {bytes(i.numpy().tobytes()) for i in load_images('part', Source(kind='sheets',path='fashion/test',select=['coat']), mini.data, ['coat']).images}
+    assert {bytes(i.numpy().tobytes()) for i in full.images} >= {bytes(i.numpy().tobytes())
+        for i in load_images('part', Source(kind='sheets',path='fashion/test',select=['coat']), mini.data,
+                             ['coat']).images}

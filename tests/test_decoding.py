@@ -1,4 +1,5 @@
-"Decoding: what a killed process leaves behind is finished by the next, and embeddings that do not fit are refused before anything is drawn."
+"""Decoding: what a killed process leaves behind is finished by the next, and embeddings that do not fit are refused
+before anything is drawn."""
 import io,os,signal,subprocess,sys
 import numpy as np,pandas as pd,pytest,torch,yaml
 from pathlib import Path
@@ -23,7 +24,8 @@ def settings(foundation):
     d['data'] |= dict(classes=CLASSES, wide=None, validation_outliers=None)
     d['foundation']['model'] = str(foundation)
     d['sampling']['pools'] = dict(knn=dict(rule='knn',per_class=7), inliers=dict(rule='inliers',per_class=4))
-    d['decoding'] = dict(steps=2, guidance=3., batch_size=4, pools=dict(knn=dict(source='sampling'), inliers=dict(source='sampling',per_class=2),
+    d['decoding'] = dict(steps=2, guidance=3., batch_size=4,
+                         pools=dict(knn=dict(source='sampling'), inliers=dict(source='sampling',per_class=2),
                          plain=dict(source='class_names',per_class=3), names=dict(source='other_names',per_class=2)))
     d['training']['contenders'] = dict(cross_entropy={})
     d['evaluation']['methods'] = dict(MSP=dict(contender='cross_entropy',detector='msp'))
@@ -41,8 +43,10 @@ def prepared(profile:Profile, root, z=None):
         elif n=='sampling':
             for pool,q in profile.sampling.pools.items():
                 g = run.generator(pool)
-                save_tensors(s/f'{pool}.safetensors', z=torch.randn(len(CLASSES),q.per_class,32,generator=g)*.02 if z is None else z,
-                             distance=torch.rand(len(CLASSES),q.per_class,generator=g), boundary=torch.zeros(len(CLASSES),q.per_class,dtype=torch.long))
+                save_tensors(s/f'{pool}.safetensors',
+                             z=torch.randn(len(CLASSES),q.per_class,32,generator=g)*.02 if z is None else z,
+                             distance=torch.rand(len(CLASSES),q.per_class,generator=g),
+                             boundary=torch.zeros(len(CLASSES),q.per_class,dtype=torch.long))
         else: save_json(s/'made_up.json', 1)
         s.finish()
     return run
@@ -57,11 +61,15 @@ def test_a_pool_is_a_data_set_that_others_read(run):
         folder = run.stage('decoding')/n
         ds,m = ImageFolder(str(folder)),pd.read_parquet(folder/'metadata.parquet')
         assert len(ds)==count and ds.classes==sorted(m['class'].unique())
-        assert sorted(str(Path(f).relative_to(folder)) for f,_ in ds.samples)==sorted(m.file_name)     # as imagefolder wants it
+        # as imagefolder wants it
+        assert sorted(str(Path(f).relative_to(folder)) for f,_ in ds.samples)==sorted(m.file_name)
         card = (folder/'README.md').read_text()
-        assert yaml.safe_load(card.split('---')[1])['task_categories']==['image-classification'] and f'{count} images' in card
+        assert (yaml.safe_load(card.split('---')[1])['task_categories']==['image-classification']
+                and f'{count} images' in card)
 
-def images(run): return {str(f.relative_to(run.folder)):f.read_bytes() for f in sorted((run.folder/'decoding').glob('*/*/[!.]*.png'))}
+def images(run):
+    return {str(f.relative_to(run.folder)):f.read_bytes()
+            for f in sorted((run.folder/'decoding').glob('*/*/[!.]*.png'))}
 
 def test_every_pool_is_whole_and_says_where_its_images_come_from(run):
     run_decoding(run)
@@ -78,7 +86,8 @@ def test_every_pool_is_whole_and_says_where_its_images_come_from(run):
     assert m['names']['class'].value_counts().to_dict()==dict(cat=2,dog=1,tree=2,fish=1)
     s = pool_set(run.stage('decoding')/'knn', run.profile.data.classes, run.profile.data.greyscale)
     assert len(s)==21 and s.labels.bincount().tolist()==[7,7,7] and s[0][0].shape==(3,32,32)
-    assert (pool_set(run.stage('decoding')/'names', run.profile.data.classes, run.profile.data.greyscale).labels==-1).all()
+    assert (pool_set(run.stage('decoding')/'names', run.profile.data.classes,
+                     run.profile.data.greyscale).labels==-1).all()
 
 def test_a_greyscale_profile_writes_grey_images(run):
     run_decoding(run)
@@ -150,7 +159,8 @@ def test_batches_are_shared_out(settings, run):
     with pytest.raises(DreamError, match='no shard 3 of 3'): run_decoding(run, 3, 3)
     assert images(run)=={}
 
-def _shard(profile, root, shard, shards, after, wait): # a process that dies a moment after it has begun its so-manieth image
+# a process that dies a moment after it has begun its so-manieth image
+def _shard(profile, root, shard, shards, after, wait):
     import threading
     from dream_ood import decoding
     torch.set_num_threads(1)
@@ -165,7 +175,10 @@ def _shard(profile, root, shard, shards, after, wait): # a process that dies a m
 def test_eight_shards_killed_at_random_end_in_the_same_bytes(settings, tmp_path):
     from multiprocessing import get_context
     import random
-    settings = settings|dict(decoding=settings['decoding']|dict(pools={n:q|({} if q['source']=='sampling' else dict(per_class=16)) for n,q in settings['decoding']['pools'].items()}))
+    settings = (settings
+                |dict(decoding=settings['decoding']
+                      |dict(pools={n:q|({} if q['source']=='sampling' else dict(per_class=16))
+                                   for n,q in settings['decoding']['pools'].items()})))
     f = tmp_path/'mine.yaml'; f.write_text(yaml.safe_dump(settings))
     whole_,run = (prepared(load_profile(f), tmp_path/n) for n in ('whole','killed'))
     context,rng,shards,killed = get_context('forkserver'),random.Random(0),8,0
@@ -173,18 +186,22 @@ def test_eight_shards_killed_at_random_end_in_the_same_bytes(settings, tmp_path)
     p = context.Process(target=_shard, args=(f,tmp_path/'whole',None,1,0,0)); p.start(); p.join()
     assert p.exitcode==0 and whole_.stage('decoding').done
     for turn in range(30):   # eight at a time, until all have come through
-        ps = [context.Process(target=_shard, args=(f,tmp_path/'killed',i,shards,rng.randint(1,5),rng.uniform(0,.02))) for i in range(shards)]
+        ps = [context.Process(target=_shard, args=(f,tmp_path/'killed',i,shards,rng.randint(1,5),rng.uniform(0,.02)))
+              for i in range(shards)]
         for p in ps: p.start()
         for p in ps: p.join()
         assert {p.exitcode for p in ps}<={0,-signal.SIGKILL}
         killed += sum(p.exitcode!=0 for p in ps)
-        assert all(images(whole_)[k]==b for k,b in images(run).items())      # whatever bears its name is whole, and the right one
+        # whatever bears its name is whole, and the right one
+        assert all(images(whole_)[k]==b for k,b in images(run).items())
         if all(p.exitcode==0 for p in ps): break
     assert killed>=20 and images(run)==images(whole_) and not run.stage('decoding').done
     made = {k:(run.folder/k).stat().st_mtime_ns for k in images(run)}
     run_decoding(run)                                                         # finishes the stage, and draws nothing
     assert run.stage('decoding').done and made=={k:(run.folder/k).stat().st_mtime_ns for k in images(run)}
-    def everything(r): return {str(f.relative_to(r.folder)):f.read_bytes() for f in r.stage('decoding').folder.rglob('*') if f.is_file() and f.name!='provenance.json'}
+    def everything(r):
+        return {str(f.relative_to(r.folder)):f.read_bytes()
+                for f in r.stage('decoding').folder.rglob('*') if f.is_file() and f.name!='provenance.json'}
     assert everything(run)==everything(whole_)
 
 def test_a_full_disk_is_one_sentence_and_costs_nothing(run, monkeypatch):
@@ -201,20 +218,29 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(run, monkeypatch):
     monkeypatch.undo(); run_decoding(run)
     assert run.stage('decoding').done and kept.items()<=images(run).items()
 
-def with_pools(settings, **pools): return Profile(**settings|dict(decoding=settings['decoding']|dict(pools=pools|dict(inliers=dict(source='sampling',per_class=2)))))
+def with_pools(settings, **pools):
+    return Profile(**settings|dict(decoding=settings['decoding']
+                                   |dict(pools=pools|dict(inliers=dict(source='sampling',per_class=2)))))
 
 def test_pools_of_the_same_embeddings_differ_in_their_recipe_alone(settings, tmp_path):
-    run = prepared(with_pools(settings, knn=dict(source='sampling'), same=dict(source='sampling',of='knn'), long=dict(source='sampling',of='knn',steps=6),
-                              other=dict(source='sampling',of='knn',scheduler='euler'), plain=dict(source='class_names',per_class=1)), tmp_path)
+    run = prepared(with_pools(settings, knn=dict(source='sampling'), same=dict(source='sampling',of='knn'),
+                              long=dict(source='sampling',of='knn',steps=6),
+                              other=dict(source='sampling',of='knn',scheduler='euler'),
+                              plain=dict(source='class_names',per_class=1)), tmp_path)
     run_decoding(run)
-    def pixels(pool): return np.stack([np.asarray(Image.open(run.stage('decoding')/pool/f),int) for f in pd.read_parquet(run.stage('decoding')/pool/'metadata.parquet').file])
+    def pixels(pool):
+        return np.stack([np.asarray(Image.open(run.stage('decoding')/pool/f),int)
+                         for f in pd.read_parquet(run.stage('decoding')/pool/'metadata.parquet').file])
     assert (pixels('same')==pixels('knn')).all()
     for n in ('long','other'): assert (np.abs(pixels(n)-pixels('knn')).mean((1,2))>.1).all()
-    assert '6 steps' in (run.stage('decoding')/'long'/'README.md').read_text() and outlier_pools(run)==['knn','same','long','other']
-    with pytest.raises(ValueError, match='same.of names'): with_pools(settings, same=dict(source='sampling',of='nothing'))
+    assert ('6 steps' in (run.stage('decoding')/'long'/'README.md').read_text()
+            and outlier_pools(run)==['knn','same','long','other'])
+    with pytest.raises(ValueError, match='same.of names'):
+        with_pools(settings, same=dict(source='sampling',of='nothing'))
 
 def test_a_class_may_have_a_suffix_in_its_prompt(settings, tmp_path):
-    with_, without = (prepared(Profile(**settings|dict(foundation=settings['foundation']|f)), tmp_path/n) for n,f in (('a',dict(suffixes=dict(boot='bird'))),('b',{})))
+    with_, without = (prepared(Profile(**settings|dict(foundation=settings['foundation']|f)), tmp_path/n)
+                      for n,f in (('a',dict(suffixes=dict(boot='bird'))),('b',{})))
     for r in (with_,without): run_decoding(r)
     m = pd.read_parquet(with_.stage('decoding')/'knn'/'metadata.parquet').groupby('class').prompt.first()
     assert m.to_dict()==dict(coat='a picture of a {}', boot='a picture of a {} bird', shirt='a picture of a {}')
@@ -226,24 +252,31 @@ def test_what_is_no_outlier_is_set_aside(settings, tmp_path, monkeypatch, capsys
     run = prepared(with_pools(settings, knn=dict(source='sampling',refuse=dict(confidence=.8,k=3))), tmp_path)
     ids = [4,5,7,8,9,10,11,12,13]   # two of coat, all of boot
     seen = []
-    def seen_as(run, files, how): seen.append(how); return pd.DataFrame(dict(predicted='coat', confidence=.9, inside=[i in ids for i in range(len(files))]))
+    def seen_as(run, files, how):
+        seen.append(how)
+        return pd.DataFrame(dict(predicted='coat', confidence=.9, inside=[i in ids for i in range(len(files))]))
     monkeypatch.setattr(stages, 'seen_as', seen_as)
     run_decoding(run)
     folder,aside = run.stage('decoding')/'knn',run.stage('decoding')/'refused'/'knn'
     kept,out = (pd.read_parquet(f/'metadata.parquet') for f in (folder,aside))
     assert seen[0].confidence==.8 and '9 of 21 images refused (9 no outlier)' in capsys.readouterr().out
     assert (len(kept),len(out))==(12,9) and set(out.why)=={'no outlier'} and set(out.file).isdisjoint(kept.file)
-    for f,m in ((folder,kept),(aside,out)): assert sorted(m.file)==sorted(str(x.relative_to(f)) for x in f.glob('*/*.png'))
-    assert ImageFolder(str(folder)).classes==['coat','shirt'] and len(pool_set(folder, run.profile.data.classes, run.profile.data.greyscale))==12      # no training sees the others
+    for f,m in ((folder,kept),(aside,out)):
+        assert sorted(m.file)==sorted(str(x.relative_to(f)) for x in f.glob('*/*.png'))
+    # no training sees the others
+    assert (ImageFolder(str(folder)).classes==['coat','shirt']
+            and len(pool_set(folder, run.profile.data.classes, run.profile.data.greyscale))==12)
     assert refused(run).loc['knn'].to_dict()=={'drawn':21,'black':0,'no outlier':9/21}
     assert '12 images (of 21; the others were refused)' in (folder/'README.md').read_text()
     before,drawn,write = images(run),[],decoding.write_image
     monkeypatch.setattr(decoding, 'write_image', lambda f,*args: (drawn.append(f),write(f,*args)))
     (folder/kept.file[3]).unlink(); run_decoding(run)
-    assert images(run)==before and drawn==[folder/kept.file[3]]                                               # of what was drawn, refused or not, nothing is drawn again
+    # of what was drawn, refused or not, nothing is drawn again
+    assert images(run)==before and drawn==[folder/kept.file[3]]
     ids[:] = range(21)
     (folder/kept.file[3]).unlink()
-    with pytest.raises(DreamError, match='knn: 21 of 21 images refused .21 no outlier., which leaves none'): run_decoding(run)
+    with pytest.raises(DreamError, match='knn: 21 of 21 images refused .21 no outlier., which leaves none'):
+        run_decoding(run)
 
 def test_the_filter_knows_training_images_and_not_noise(settings, tmp_path):
     from dream_ood.data import id_set
@@ -252,16 +285,20 @@ def test_the_filter_knows_training_images_and_not_noise(settings, tmp_path):
     run = prepared(Profile(**settings|dict(data=d)), tmp_path)
     encoder,train = make_encoder(run.profile.latent_space.backbone,32,32),id_set(run.profile.data,'train')
     z,y = embed(encoder, train, run.profile.data)
-    save_tensors(run.stage('latent_space')/'encoder.safetensors', **encoder.state_dict()); save_tensors(run.stage('latent_space')/'embeddings.safetensors', z=z, y=y)
+    save_tensors(run.stage('latent_space')/'encoder.safetensors', **encoder.state_dict())
+    save_tensors(run.stage('latent_space')/'embeddings.safetensors', z=z, y=y)
     files = [tmp_path/f'{i}.png' for i in range(len(train))]
     for f,(x,_) in zip(files,train): Image.fromarray(x.permute(1,2,0).numpy()).save(f)
-    noise = tmp_path/'noise.png'; Image.fromarray(np.random.default_rng(0).integers(0,255,(32,32),dtype=np.uint8)).save(noise)
+    noise = tmp_path/'noise.png'
+    Image.fromarray(np.random.default_rng(0).integers(0,255,(32,32),dtype=np.uint8)).save(noise)
     seen = seen_as(run, [*files,noise], OutlierFilter(confidence=0,k=5))
     Γ = load_tensors(run.stage('foundation')/'anchors.safetensors')['anchors']
     sure = (z@torch.nn.functional.normalize(Γ,dim=1).T/run.profile.latent_space.temperature).softmax(1)
-    assert np.allclose(seen.confidence[:-1], sure.max(1).values, atol=1e-4) and seen.predicted[:-1].tolist()==[CLASSES[c] for c in sure.argmax(1)]
+    assert (np.allclose(seen.confidence[:-1], sure.max(1).values, atol=1e-4)
+            and seen.predicted[:-1].tolist()==[CLASSES[c] for c in sure.argmax(1)])
     own = seen[:-1][(sure.argmax(1)==y).numpy()]
-    assert len(own)>5 and own.inside.mean()>=.9 and not seen.inside.iloc[-1]          # of its own images a class knows about 95%
+    # of its own images a class knows about 95%
+    assert len(own)>5 and own.inside.mean()>=.9 and not seen.inside.iloc[-1]
     assert not seen_as(run, files, OutlierFilter(confidence=1,k=5)).inside.any()
     with pytest.raises(DreamError, match='too few for neighbour k=50'): seen_as(run, files, OutlierFilter())
 
@@ -270,13 +307,18 @@ def test_the_safety_checker_of_a_foundation_is_used_unless_turned_off(settings, 
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
     from transformers import CLIPConfig,CLIPImageProcessor
     few = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    strict = StableDiffusionSafetyChecker(CLIPConfig(vision_config=few|dict(image_size=32,patch_size=16), text_config=few, projection_dim=8))
+    strict = StableDiffusionSafetyChecker(CLIPConfig(vision_config=few|dict(image_size=32,patch_size=16),
+        text_config=few, projection_dim=8))
     with torch.no_grad(): strict.concept_embeds_weights.fill_(-9)     # any picture is above it
     tiny = tiny_pipeline()
-    pipe = StableDiffusionPipeline(**tiny.components|dict(safety_checker=strict, feature_extractor=CLIPImageProcessor(size=32,crop_size=32)))
+    pipe = StableDiffusionPipeline(**tiny.components|dict(safety_checker=strict,
+        feature_extractor=CLIPImageProcessor(size=32,crop_size=32)))
     pipe.save_pretrained(tmp_path/'model')
-    def profile(**decoding): return Profile(**settings|dict(foundation=settings['foundation']|dict(model=str(tmp_path/'model')), decoding=settings['decoding']|decoding))
-    with pytest.raises(DreamError, match='21 of 21 images refused .21 black.'): run_decoding(prepared(profile(), tmp_path/'a'))
+    def profile(**decoding):
+        return Profile(**settings|dict(foundation=settings['foundation']|dict(model=str(tmp_path/'model')),
+                                       decoding=settings['decoding']|decoding))
+    with pytest.raises(DreamError, match='21 of 21 images refused .21 black.'):
+        run_decoding(prepared(profile(), tmp_path/'a'))
     run = prepared(profile(safety_checker=False), tmp_path/'b')
     run_decoding(run)
     assert len(images(run))==42 and not (run.stage('decoding')/'refused').exists()
@@ -286,7 +328,8 @@ def test_a_black_picture_is_set_aside(run):
     run_decoding(run)
     for i in (2,9): Image.new('L', (32,32)).save(run.stage('decoding')/'knn'/df.file[i])
     Image.fromarray(np.eye(32,dtype=np.uint8)).save(run.stage('decoding')/'knn'/df.file[4])   # nearly black
-    assert len(refuse(run,'knn',df))==19 and pd.read_parquet(run.stage('decoding')/'refused'/'knn'/'metadata.parquet').why.tolist()==['black']*2
+    assert (len(refuse(run,'knn',df))==19
+            and pd.read_parquet(run.stage('decoding')/'refused'/'knn'/'metadata.parquet').why.tolist()==['black']*2)
 
 def test_too_little_disk_is_said_before_anything_is_drawn(run, monkeypatch):
     from collections import namedtuple
@@ -316,7 +359,8 @@ def test_sampling_comes_first(settings, tmp_path):
 
 def test_the_gallery_shows_real_plain_and_dreamed(run, monkeypatch):
     from dream_ood.data import ImageSet
-    monkeypatch.setattr(stages, 'id_set', lambda d,split: ImageSet(split, torch.zeros(9,1,32,32,dtype=torch.uint8), [0,0,0,1,1,1,2,2,2], CLASSES))
+    monkeypatch.setattr(stages, 'id_set', lambda d,
+                        split: ImageSet(split, torch.zeros(9,1,32,32,dtype=torch.uint8), [0,0,0,1,1,1,2,2,2], CLASSES))
     run_decoding(run)
     fig = gallery(run, n=3)
     assert [t.get_text() for t in fig.axes[0].get_xticklabels()]==['real','from the name','dreamed: knn']

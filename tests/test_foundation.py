@@ -1,4 +1,5 @@
-"The foundation: what it refuses, that one token gives way and nothing else, and that an image depends on its own seed alone."
+"""The foundation: what it refuses, that one token gives way and nothing else, and that an image depends on its own
+seed alone."""
 import json,shutil
 import pandas as pd,pytest,torch,yaml
 from pathlib import Path
@@ -38,7 +39,8 @@ def test_a_saved_model_loads_as_it_was(saved, pipe):
     e = encode(pipe, PROMPT, ['coat'])
     assert generate(got, e, [3], 2, 3., 32).equal(generate(pipe, e, [3], 2, 3., 32))
 
-def test_half_precision_from_a_profile(saved): assert foundation_of(changed(model=str(saved),dtype='float16')).unet.dtype==torch.float16
+def test_half_precision_from_a_profile(saved):
+    assert foundation_of(changed(model=str(saved),dtype='float16')).unet.dtype==torch.float16
 
 def drop_text_encoder(d):
     i = json.loads((d/'model_index.json').read_text()); i['text_encoder'] = [None,None]
@@ -94,7 +96,8 @@ def test_known_nouns_leave_out_id_classes_and_unknown_words(model):
 def test_a_nouns_own_embedding_gives_the_plain_prompt(pipe, prompt):
     nouns = ['coat','sneaker','cat']
     assert encode(pipe,prompt,anchors(pipe,nouns)).equal(encode(pipe,prompt,nouns))
-    if not prompt.startswith('{},'): assert encode(pipe,prompt,nouns).equal(pipe.encode_prompt([prompt.format(n) for n in nouns],'cpu',1,False)[0])
+    if not prompt.startswith('{},'):
+        assert encode(pipe,prompt,nouns).equal(pipe.encode_prompt([prompt.format(n) for n in nouns],'cpu',1,False)[0])
 
 def test_nothing_before_the_replaced_position_moves(pipe):
     a,b = encode(pipe, PROMPT, torch.randn(2,32,generator=torch.Generator().manual_seed(0)))
@@ -112,12 +115,14 @@ def test_the_hook_goes_even_after_an_error(pipe):
             1/0
     assert hooks(pipe)==0
 
-@pytest.mark.parametrize('z,words', [(torch.zeros(2,768),'768.*32'), (torch.full((2,32),torch.nan),'NaN'), (torch.full((2,32),torch.inf),'infinity'), (torch.zeros(32),'width')])
+@pytest.mark.parametrize('z,words', [(torch.zeros(2,768),'768.*32'), (torch.full((2,32),torch.nan),'NaN'),
+                                     (torch.full((2,32),torch.inf),'infinity'), (torch.zeros(32),'width')])
 def test_embeddings_that_do_not_fit_are_refused(pipe, z, words):
     with pytest.raises(DreamError, match=words): encode(pipe, PROMPT, z)
     assert hooks(pipe)==0
 
-@pytest.mark.parametrize('prompt,words', [('a{} picture','stands apart'), ('no slot','stands apart'), ('{} {}','stands apart'), ('a picture of a {} '+'and a cat '*4,'shorten')])
+@pytest.mark.parametrize('prompt,words', [('a{} picture','stands apart'), ('no slot','stands apart'),
+                                          ('{} {}','stands apart'), ('a picture of a {} '+'and a cat '*4,'shorten')])
 def test_prompts_that_do_not_work_are_refused(pipe, prompt, words):
     with pytest.raises(DreamError, match=words): encode(pipe, prompt, torch.zeros(1,32))
 
@@ -158,7 +163,8 @@ def member(request, tmp_path_factory): # as it was made, and as it is loaded fro
     made.save_pretrained(tmp_path_factory.mktemp(request.param)/'model')
     return request.param,made,load_foundation(tmp_path_factory.getbasetemp()/f'{request.param}0'/'model')
 
-def drawn(pipe, z, seeds, nouns, guidance=3.): return generate(pipe, conditions(pipe,PROMPT,z,nouns), seeds, 3, guidance, 32).int()
+def drawn(pipe, z, seeds, nouns, guidance=3.):
+    return generate(pipe, conditions(pipe,PROMPT,z,nouns), seeds, 3, guidance, 32).int()
 
 def test_every_family_draws_each_image_from_its_own_embedding(member):
     family,_,pipe = member
@@ -166,22 +172,27 @@ def test_every_family_draws_each_image_from_its_own_embedding(member):
     images = drawn(pipe, z, [1,2,3], nouns)
     assert images.shape==(3,3,32,32)
     swapped = drawn(pipe, z[[1,0,2]], [2,1,3], [nouns[i] for i in (1,0,2)])
-    assert (swapped-images[[1,0,2]]).abs().max()<=2                                            # two embeddings change places, and so do two images
+    # two embeddings change places, and so do two images
+    assert (swapped-images[[1,0,2]]).abs().max()<=2
     alone = torch.cat([drawn(pipe, z[i:i+1], [i+1], nouns[i:i+1]) for i in range(3)])
     assert (alone-images).abs().max()<=2
-    assert (drawn(pipe, z.flip(0), [1,2,3], nouns)!=images).flatten(1).any(1)[[0,2]].all()     # another embedding, another image
-    assert (drawn(pipe, z, [4,2,3], nouns)!=images).flatten(1).any(1).tolist()==[True,False,False]   # another seed, another image
+    # another embedding, another image
+    assert (drawn(pipe, z.flip(0), [1,2,3], nouns)!=images).flatten(1).any(1)[[0,2]].all()
+    # another seed, another image
+    assert (drawn(pipe, z, [4,2,3], nouns)!=images).flatten(1).any(1).tolist()==[True,False,False]
 
 def test_every_family_loads_as_it_was(member):
     family,made,pipe = member
     assert type(made)==type(pipe) and few_steps(pipe.scheduler)==(family in ('lcm','turbo'))
-    if few_steps(pipe.scheduler): assert type(pipe.scheduler)==type(made.scheduler)            # distilled for this solver
+    # distilled for this solver
+    if few_steps(pipe.scheduler): assert type(pipe.scheduler)==type(made.scheduler)
     z = torch.randn(2,32,generator=torch.Generator().manual_seed(1))
     assert drawn(made,z,[1,2],['coat','cat']).equal(drawn(pipe,z,[1,2],['coat','cat']))
 
 def test_a_noun_and_its_own_embedding_are_the_same_prompt(member):
     _,_,pipe = member
-    by_name,by_embedding = conditions(pipe,PROMPT,['coat','cat']),conditions(pipe,PROMPT,anchors(pipe,['coat','cat']),['coat','cat'])
+    by_name,by_embedding = conditions(pipe,PROMPT,['coat','cat']),conditions(pipe,PROMPT,anchors(pipe,['coat','cat']),
+        ['coat','cat'])
     assert all(torch.allclose(by_name[k],by_embedding[k],atol=1e-6) for k in by_name)
 
 @pytest.mark.parametrize('zeros', [False,True])
@@ -189,12 +200,15 @@ def test_an_xl_prompt_is_what_diffusers_makes_of_it(zeros):
     pipe = tiny_pipeline(family='sdxl'); pipe.register_to_config(force_zeros_for_empty_prompt=zeros)
     ours,empty = conditions(pipe,PROMPT,['coat']),encode_empty(pipe)
     theirs = pipe.encode_prompt('a picture of a coat', None, 'cpu', 1, True)
-    for a,b in zip((ours['prompt_embeds'],empty['prompt_embeds'],ours['pooled_prompt_embeds'],empty['pooled_prompt_embeds']), theirs): assert torch.allclose(a,b,atol=1e-5)
+    for a,b in zip((ours['prompt_embeds'],empty['prompt_embeds'],ours['pooled_prompt_embeds'],
+                    empty['pooled_prompt_embeds']), theirs):
+        assert torch.allclose(a,b,atol=1e-5)
 
 def test_the_second_encoder_of_an_xl_reads_the_noun():
     pipe = tiny_pipeline(family='sdxl'); z = torch.randn(1,32)
     a,b = (conditions(pipe,PROMPT,z,[n]) for n in ('coat','cat'))
-    assert a['prompt_embeds'][...,:32].equal(b['prompt_embeds'][...,:32]) and not a['prompt_embeds'][...,32:].equal(b['prompt_embeds'][...,32:])
+    assert (a['prompt_embeds'][...,:32].equal(b['prompt_embeds'][...,:32])
+            and not a['prompt_embeds'][...,32:].equal(b['prompt_embeds'][...,32:]))
     assert not a['pooled_prompt_embeds'].equal(b['pooled_prompt_embeds'])
 
 def test_another_kind_of_pipeline_is_refused(model):
@@ -214,7 +228,8 @@ def test_settings_at_their_default_leave_a_study_as_it_was():
     d = changed().decoding.model_dump()
     assert 'scheduler' not in d and 'size' not in d
     p = changed().model_dump(); p['decoding'] |= dict(scheduler='pndm', size=64)
-    assert Profile(**p).decoding.model_dump()==d|dict(scheduler='pndm', size=64) and Profile(**Profile(**p).model_dump())==Profile(**p)
+    assert (Profile(**p).decoding.model_dump()==d|dict(scheduler='pndm', size=64)
+            and Profile(**Profile(**p).model_dump())==Profile(**p))
 
 def decoded_with(saved, **decoding):
     p = changed(model=str(saved)).model_dump(); p['decoding'] |= dict(steps=3)|decoding
@@ -227,7 +242,8 @@ def test_every_solver_draws_its_own_way(saved):
     assert len({bytes(x.numpy()) for s,x in drawn.items() if s not in (None,'own')})==5
 
 def test_a_drawing_larger_than_the_image(saved):
-    assert decoded_with(saved, size=64).shape==(1,3,32,32) and not decoded_with(saved, size=64).equal(decoded_with(saved))
+    assert (decoded_with(saved, size=64).shape==(1,3,32,32)
+            and not decoded_with(saved, size=64).equal(decoded_with(saved)))
     assert decoded_with(saved, size=32).equal(decoded_with(saved))
     with pytest.raises(DreamError, match='decoding.size is 30.*multiple of 4'): decoded_with(saved, size=30)
 
@@ -239,7 +255,9 @@ def test_a_distilled_model_keeps_its_solver():
 def test_solvers_agree_where_steps_are_many(saved):
     p = changed(model=str(saved)); z = torch.randn(4,32,generator=torch.Generator().manual_seed(0))
     pipe = foundation_of(p)
-    def drawn(solver, seed=1): return generate(use_solver(pipe,solver), conditions(pipe,p.foundation.prompt,z), [seed,2,3,4], 200, 1.5, 32).float()
+    def drawn(solver, seed=1):
+        return generate(use_solver(pipe,solver), conditions(pipe,p.foundation.prompt,z), [seed,2,3,4], 200,
+                        1.5, 32).float()
     truth = drawn('dpm')
     other = (drawn('dpm',9)-truth)[0].square().mean().sqrt()      # another seed, on whose scale images differ
     for s in SOLVERS: assert (drawn(s)-truth).square().mean((1,2,3)).sqrt()[0]<other/4, s

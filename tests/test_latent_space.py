@@ -23,7 +23,8 @@ def test_interrupted_training_ends_the_same(study, tmp_path, monkeypatch):
         if checkpoint.exists(): raise KeyboardInterrupt
         return epoch(*args)
     monkeypatch.setattr(latent_space, 'one_epoch', power_cut)
-    with pytest.raises(KeyboardInterrupt): latent_space.train_encoder(cfg, anchors, *some, fmt, epochs=3, checkpoint=checkpoint)
+    with pytest.raises(KeyboardInterrupt):
+        latent_space.train_encoder(cfg, anchors, *some, fmt, epochs=3, checkpoint=checkpoint)
     monkeypatch.undo()
     resumed,again = latent_space.train_encoder(cfg, anchors, *some, fmt, epochs=3, checkpoint=checkpoint)
     assert list(again.epoch)==[1,2,3]
@@ -53,6 +54,8 @@ def test_bad_input(study, tmp_path):
     cfg,fmt,anchors,some = study
     with pytest.raises(DreamError, match='resnet_maxi'): latent_space.make_backbone('resnet_maxi', 8, 32)
     (tmp_path/'c.pt').write_bytes(b'no checkpoint')
-    with pytest.raises(DreamError, match='damaged'): latent_space.train_encoder(cfg, anchors, *some, fmt, epochs=1, checkpoint=tmp_path/'c.pt')
-    with pytest.raises(DreamError, match='lower latent_space.lr'): latent_space.train_encoder(cfg, anchors*torch.nan, *some, fmt, epochs=1)
+    with pytest.raises(DreamError, match='damaged'):
+        latent_space.train_encoder(cfg, anchors, *some, fmt, epochs=1, checkpoint=tmp_path/'c.pt')
+    with pytest.raises(DreamError, match='lower latent_space.lr'):
+        latent_space.train_encoder(cfg, anchors*torch.nan, *some, fmt, epochs=1)
     with pytest.raises(DreamError, match='03_latent_space'): embeddings_of(Run.open('profiles/smoke.yaml', 0, tmp_path))

@@ -5,8 +5,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GROUND = ['core', 'plots', 'settings']
-METHOD = ['data', 'foundation', 'latent_space', 'search', 'sampling', 'decoding', 'training', 'dream_id', 'evaluation']
-UPPER = {'study', 'runs', 'stages', 'classifier', 'paper', 'planning', 'project', 'cli'}
+METHOD = ['data', 'networks', 'foundation', 'latent_space', 'search', 'sampling', 'decoding', 'training', 'dream_id', 'detectors', 'evaluation',
+          'classifier']
 
 def tree(module): return ast.parse((ROOT/'dream_ood'/f'{module}.py').read_text())
 
@@ -18,7 +18,8 @@ def imported(module):
             inside = n.level == 1 or (n.module or '').startswith('dream_ood')
             name = (n.module or '').removeprefix('dream_ood').strip('.')
             if inside: found |= {name.split('.')[0]} if name else {a.name for a in n.names}
-        elif isinstance(n, ast.Import): found |= {a.name.split('.')[1] for a in n.names if a.name.startswith('dream_ood.')}
+        elif isinstance(n, ast.Import):
+            found |= {a.name.split('.')[1] for a in n.names if a.name.startswith('dream_ood.')}
     return found
 
 @pytest.mark.parametrize('module', GROUND + METHOD)
@@ -29,7 +30,7 @@ def test_the_method_knows_no_run(module):
 
 @pytest.mark.parametrize('module', ['study', 'runs', 'stages'])
 def test_stages_know_no_command_line(module):
-    assert not imported(module) & {'classifier', 'paper', 'planning', 'project', 'cli'}
+    assert not imported(module) & {'report', 'paper', 'planning', 'workflow', 'project', 'cli'}
 
 def test_modules_import_in_one_direction():
     "No two modules import each other, at whatever distance."
@@ -45,3 +46,18 @@ def test_every_public_function_of_the_method_has_a_docment():
     for m in GROUND + METHOD:
         for f in (n for n in tree(m).body if isinstance(n, ast.FunctionDef) and not n.name.startswith('_')):
             assert ast.get_docstring(f) or len(f.body) == 1, f'{m}.{f.name} says nothing of itself'
+
+# -- lines that can be read -------------------------------------------------------------------------------------------
+def code_of(path):
+    "The lines of a file that people write: of a notebook, its code cells; of a generated module, what nbdev adds not."
+    if path.suffix != '.ipynb': return [l for l in path.read_text().splitlines() if not l.startswith('__all__')]
+    import nbformat
+    return [l for c in nbformat.read(path, 4).cells if c.cell_type == 'code' for l in c.source.splitlines()]
+
+FILES = [f for pattern in ('nbs/*.ipynb', 'nbs/paper/*.ipynb', 'nbs/benchmarks/*.ipynb', 'nbs/shards/*.ipynb', 'dream_ood/*.py',
+                           'tests/*.py', 'workflow/Snakefile', 'profiles/*.yaml', 'setup.py')
+         for f in sorted(ROOT.glob(pattern)) if f.name != '_modidx.py']
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_line_of_code_is_longer_than_120(path):
+    assert [l for l in code_of(path) if len(l) > 120] == []

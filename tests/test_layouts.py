@@ -1,4 +1,5 @@
-"Benchmarks in their real layouts on disk: small folders as the archives and torchvision leave them, read by the shipped profiles' own entries."
+"""Benchmarks in their real layouts on disk: small folders as the archives and torchvision leave them, read by the
+shipped profiles' own entries."""
 import pickle,struct
 import numpy as np,pytest,scipy.io,torch
 from pathlib import Path
@@ -24,7 +25,8 @@ def pixels(n, size=32, channels=3): return RNG.integers(0, 256, (n,size,size,cha
 def draw(path, value, size=(40,50)):
     "A file of one colour, by which it is known again."
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new('RGB', size, (value,)*3).save(path, **(dict(quality=95) if path.suffix.lower() in ('.jpg','.jpeg') else {}))
+    Image.new('RGB', size, (value,)*3).save(path,
+                                            **(dict(quality=95) if path.suffix.lower() in ('.jpg','.jpeg') else {}))
 
 def colours(s): return [int(x.float().mean().round()) for x,_ in s]
 
@@ -33,17 +35,22 @@ def colour(): return Profile(**(MINI.model_dump() | dict(data=MINI.data.model_du
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    "torchvision's checksums are of the real files; these are small ones in their place, so that only their presence is checked."
+    """torchvision's checksums are of the real files; these are small ones in their place, so that only their
+    presence is checked."""
     import torchvision.datasets as tv
-    for m in (tv.cifar, tv.svhn, tv.places365): monkeypatch.setattr(m, 'check_integrity', lambda f, md5=None: Path(f).is_file())
+    for m in (tv.cifar, tv.svhn, tv.places365):
+        monkeypatch.setattr(m, 'check_integrity', lambda f, md5=None: Path(f).is_file())
 
 # -- torchvision's datasets -------------------------------------------------------------------------------------------
 def cifar(root, kind):
-    folder,parts,names,key = {'cifar10':('cifar-10-batches-py', [f'data_batch_{i}' for i in range(1,6)]+['test_batch'], ['airplane','automobile','bird'], 'labels'),
-                              'cifar100':('cifar-100-python', ['train','test'], ['apple','aquarium_fish','baby'], 'fine_labels')}[kind]
+    folder,parts,names,key = {'cifar10':('cifar-10-batches-py', [f'data_batch_{i}' for i in range(1,6)]+['test_batch'],
+                                         ['airplane','automobile','bird'], 'labels'),
+                              'cifar100':('cifar-100-python', ['train','test'], ['apple','aquarium_fish','baby'],
+                                          'fine_labels')}[kind]
     (root/folder).mkdir(parents=True)
     x = pixels(6)
-    for p in parts: (root/folder/p).write_bytes(pickle.dumps({'data':x.transpose(0,3,1,2).reshape(6,-1), key:[0,1,2,0,1,2]}))
+    for p in parts:
+        (root/folder/p).write_bytes(pickle.dumps({'data':x.transpose(0,3,1,2).reshape(6,-1), key:[0,1,2,0,1,2]}))
     meta,names_key = (('batches.meta','label_names') if kind=='cifar10' else ('meta','fine_label_names'))
     (root/folder/meta).write_bytes(pickle.dumps({names_key:names}))
     return x,names
@@ -53,16 +60,20 @@ def test_cifar(kind, batches_of_train, tmp_path, unchecked, colour):
     x,names = cifar(tmp_path, kind)
     s = load_images('c', Source(kind=kind, path=str(tmp_path), split='test'), colour.data, names)
     assert s.labels.tolist()==[0,1,2,0,1,2] and s.images.equal(torch.from_numpy(x).permute(0,3,1,2))
-    assert len(load_images('c', Source(kind=kind, path=str(tmp_path), split='all'), colour.data))==6*(batches_of_train+1)
-    assert load_images('c', Source(kind=kind, path=str(tmp_path), split='train', select=[names[1]]), colour.data).nouns==[names[1]]*2*batches_of_train
+    assert len(load_images('c', Source(kind=kind, path=str(tmp_path), split='all'),
+                           colour.data))==6*(batches_of_train+1)
+    assert load_images('c', Source(kind=kind, path=str(tmp_path), split='train', select=[names[1]]),
+                       colour.data).nouns==[names[1]]*2*batches_of_train
 
 def test_svhn(tmp_path, unchecked, colour):
     x = pixels(5)
-    scipy.io.savemat(tmp_path/'test_32x32.mat', dict(X=x.transpose(1,2,3,0), y=np.array([[1],[9],[10],[10],[3]],np.uint8)))
+    scipy.io.savemat(tmp_path/'test_32x32.mat',
+                     dict(X=x.transpose(1,2,3,0), y=np.array([[1],[9],[10],[10],[3]],np.uint8)))
     s = load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='test'), colour.data)
     assert s.images.equal(torch.from_numpy(x).permute(0,3,1,2)) and (s.labels==-1).all()
     assert s.nouns==['1','9','0','0','3']                          # 10 stands for the digit 0 in the file
-    with pytest.raises(DreamError, match="no split 'val'"): load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='val'), colour.data)
+    with pytest.raises(DreamError, match="no split 'val'"):
+        load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='val'), colour.data)
 
 def test_mnist(tmp_path):
     raw = tmp_path/'MNIST'/'raw'; raw.mkdir(parents=True)
@@ -71,7 +82,8 @@ def test_mnist(tmp_path):
         (raw/f'{p}-images-idx3-ubyte').write_bytes(struct.pack('>IIII',0x803,4,28,28)+a.tobytes())
         (raw/f'{p}-labels-idx1-ubyte').write_bytes(struct.pack('>II',0x801,4)+bytes([7,2,1,0]))
     s = load_images('mnist', Source(kind='mnist', path=str(tmp_path), split='test'), MINI.data, list('0127'))
-    assert s.labels.tolist()==[3,2,1,0] and s.images[:,:,2:-2,2:-2].equal(torch.from_numpy(x['t10k'])[:,None]) and s[0][0].shape==(3,32,32)
+    assert (s.labels.tolist()==[3,2,1,0] and s.images[:,:,2:-2,2:-2].equal(torch.from_numpy(x['t10k'])[:,None])
+            and s[0][0].shape==(3,32,32))
     assert len(load_images('mnist', Source(kind='mnist', path=str(tmp_path), split='all'), MINI.data))==8
 
 def dtd(root):
@@ -84,8 +96,10 @@ def dtd(root):
 
 def test_dtd(tmp_path, colour):
     dtd(tmp_path)
-    def of(split, **kw): return load_images('textures', Source(kind='dtd', path=str(tmp_path), split=split, **kw), colour.data)
-    assert colours(of('val'))==[20,21] and of('val').nouns==['banded','blotchy'] and sorted(colours(of('all')))==[10,11,20,21,30,31]
+    def of(split, **kw):
+        return load_images('textures', Source(kind='dtd', path=str(tmp_path), split=split, **kw), colour.data)
+    assert (colours(of('val'))==[20,21] and of('val').nouns==['banded','blotchy']
+            and sorted(colours(of('all')))==[10,11,20,21,30,31])
     assert len(load_images('textures', Source(kind='folder', path=str(tmp_path/'dtd'/'dtd'/'images')), colour.data))==6
     (tmp_path/'dtd'/'dtd'/'images'/'banded'/'banded_20.jpg').unlink()
     with pytest.raises(DreamError, match='banded_20.jpg.* is listed, but is not there'): of('val')
@@ -103,41 +117,50 @@ def places(root, size='256'):
 @pytest.mark.parametrize('size', ['256','large'])
 def test_places365(size, tmp_path, unchecked, colour):
     places(tmp_path, size)
-    def of(split, **kw): return load_images('places', Source(kind='places365', path=str(tmp_path), split=split, **kw), colour.data)
-    assert colours(of('val'))==[51,52] and of('val').nouns==['a/alcove','a/airfield'] and colours(of('test'))==[61,62,63] and colours(of('train'))==[70]
+    def of(split, **kw):
+        return load_images('places', Source(kind='places365', path=str(tmp_path), split=split, **kw), colour.data)
+    assert (colours(of('val'))==[51,52] and of('val').nouns==['a/alcove','a/airfield']
+            and colours(of('test'))==[61,62,63] and colours(of('train'))==[70])
     assert colours(of('test', per_class=2))==[61,62]
 
 def test_places365_without_its_images(tmp_path, unchecked, colour):
     places(tmp_path)
     for f in (tmp_path/'val_256').iterdir(): f.unlink()
     (tmp_path/'val_256').rmdir()
-    with pytest.raises(DreamError, match='not its images'): load_images('places', Source(kind='places365', path=str(tmp_path), split='val'), colour.data)
+    with pytest.raises(DreamError, match='not its images'):
+        load_images('places', Source(kind='places365', path=str(tmp_path), split='val'), colour.data)
 
 def test_a_file_that_is_not_the_real_one_is_refused(tmp_path, colour):
     cifar(tmp_path, 'cifar10')                                      # torchvision's checksums in place
-    with pytest.raises(DreamError, match='CIFAR10 is not in .*corrupted.*download=True'): load_images('c', Source(kind='cifar10', path=str(tmp_path)), colour.data)
+    with pytest.raises(DreamError, match='CIFAR10 is not in .*corrupted.*download=True'):
+        load_images('c', Source(kind='cifar10', path=str(tmp_path)), colour.data)
 
 def test_nothing_is_fetched_unless_asked(tmp_path, colour, monkeypatch):
     asked = []
     def fake(self, *a, **kw): asked.append(kw['download']); raise RuntimeError('Dataset not found')
     monkeypatch.setattr(data.datasets.SVHN, '__init__', fake)
     for download in (None,False,True):
-        with pytest.raises(DreamError): load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='test', download=download), colour.data)
+        with pytest.raises(DreamError):
+            load_images('svhn', Source(kind='svhn', path=str(tmp_path), split='test', download=download), colour.data)
     assert asked==[False,False,True]
 
 # -- OpenOOD's lists, and plain folders -------------------------------------------------------------------------------
 @pytest.fixture
 def listed(tmp_path):
-    for i,f in enumerate(('cifar100/train/apple/1.png','cifar100/train/baby/2.png','tin/val/n01443537/images/3 a.JPEG')): draw(tmp_path/'images_classic'/f, 10*i)
+    for i,f in enumerate(('cifar100/train/apple/1.png','cifar100/train/baby/2.png',
+                          'tin/val/n01443537/images/3 a.JPEG')):
+        draw(tmp_path/'images_classic'/f, 10*i)
     (tmp_path/'train.txt').write_text('cifar100/train/apple/1.png 0\n\ncifar100/train/baby/2.png 2\n')
     (tmp_path/'near.txt').write_text('tin/val/n01443537/images/3 a.JPEG -1\n')
     return tmp_path
 
-def imglist(folder, name, **kw): return Source(kind='imglist', path=str(folder/'images_classic'), list=str(folder/name), **kw)
+def imglist(folder, name, **kw):
+    return Source(kind='imglist', path=str(folder/'images_classic'), list=str(folder/name), **kw)
 
 def test_imglist(listed, colour):
     classes = ['apple','aquarium_fish','baby']
-    with pytest.raises(DreamError, match='aquarium_fish'): load_images('train', imglist(listed,'train.txt'), colour.data, classes)
+    with pytest.raises(DreamError, match='aquarium_fish'):
+        load_images('train', imglist(listed,'train.txt'), colour.data, classes)
     s = load_images('train', imglist(listed,'train.txt',select=['apple','baby']), colour.data, classes)
     assert s.labels.tolist()==[0,2] and colours(s)==[0,10] and s.pixels(32).shape==(2,3,32,32)
     near = load_images('near', imglist(listed,'near.txt'), colour.data, group='near')
@@ -152,16 +175,21 @@ def test_imglist(listed, colour):
 ])
 def test_what_a_list_gets_wrong_is_one_sentence(listed, colour, text, words):
     (listed/'bad.txt').write_text(text)
-    with pytest.raises(DreamError) as e: load_images('train', imglist(listed,'bad.txt',select=['apple'],origin='the archive of Zhang et al.'), colour.data, ['apple','aquarium_fish','baby'])
+    with pytest.raises(DreamError) as e:
+        load_images('train', imglist(listed,'bad.txt',select=['apple'],origin='the archive of Zhang et al.'),
+                    colour.data, ['apple','aquarium_fish','baby'])
     assert all(w in str(e.value) for w in words) and str(e.value).startswith('train: ') and '\n' not in str(e.value)
 
 def test_a_part_of_imagenet_is_read_where_all_of_it_lies(tmp_path, colour):
     for c in ('n01440764','n01498041','n02123045'):
         for i in range(3): draw(tmp_path/'train'/c/f'{c}_{i}.JPEG', 100+i)
-    s = load_images('ID train', Source(kind='folder', path=str(tmp_path/'train'), per_class=2), colour.data, ['n02123045','n01498041'])
+    s = load_images('ID train', Source(kind='folder', path=str(tmp_path/'train'), per_class=2), colour.data,
+                    ['n02123045','n01498041'])
     assert s.labels.tolist()==[1,1,0,0] and {f.parent.name for f in s.images}=={'n01498041','n02123045'}
 
-@pytest.mark.parametrize('path,name', [('LSUN/test','1.jpg'), ('iSUN/iSUN_patches','1.jpeg'), ('iNaturalist/images','1.jpg'), ('SUN/images','s.jpg'), ('Places/images','p.jpg')])
+@pytest.mark.parametrize('path,name', [('LSUN/test','1.jpg'), ('iSUN/iSUN_patches','1.jpeg'),
+                                       ('iNaturalist/images','1.jpg'), ('SUN/images','s.jpg'),
+                                       ('Places/images','p.jpg')])
 def test_archives_of_images_without_classes(path, name, tmp_path, colour):
     draw(tmp_path/path/name, 7); draw(tmp_path/path/'other'/f'x{name}', 8)
     (tmp_path/path/f'._{name}').write_bytes(b'what macOS leaves in archives')
@@ -169,7 +197,8 @@ def test_archives_of_images_without_classes(path, name, tmp_path, colour):
     assert sorted(colours(s))==[7,8] and (s.labels==-1).all()
 
 # -- the shipped profiles ---------------------------------------------------------------------------------------------
-BENCHMARKS = dict(cifar100={'svhn','places365','lsun','isun','textures'}, imagenet100={'inaturalist','sun','places','textures'},
+BENCHMARKS = dict(cifar100={'svhn','places365','lsun','isun','textures'},
+                  imagenet100={'inaturalist','sun','places','textures'},
                   openood_cifar100={'cifar10','tin','mnist','svhn','texture','places365'})
 
 @pytest.fixture(params=BENCHMARKS)
@@ -182,19 +211,22 @@ def test_every_missing_set_is_one_sentence_with_its_origin_and_place(shipped):
     for n,src in shipped.data.ood.items():
         with pytest.raises(DreamError) as e: load_images(n, src, shipped.data)
         said = str(e.value)
-        assert said.startswith(f'{n}: ') and src.origin in said and '_data' in said and '\n' not in said and said.endswith('.'), said
+        assert (said.startswith(f'{n}: ') and src.origin in said and '_data' in said and '\n' not in said
+                and said.endswith('.')), said
     for split in ('train','validation','test'):
         with pytest.raises(DreamError, match=f'ID {split}: .*_data.*get it from'): id_set(shipped.data, split)
 
 def fill(p):
     "One or two images for every entry of a profile, where its layout has them."
-    for n,s in {**p.data.ood, 'outliers':p.data.validation_outliers, **{k:getattr(p.data,k) for k in ('train','validation','test')}}.items():
+    for n,s in {**p.data.ood, 'outliers':p.data.validation_outliers,
+                **{k:getattr(p.data,k) for k in ('train','validation','test')}}.items():
         root,own = Path(s.path or '_data') if s else None,n in ('train','validation','test')
         match s and s.kind:
             case 'folder':
                 for c in p.data.classes if own else ['']:
                     for i in range(22 if n=='train' else 1): draw(root/c/f'{i:02d}.JPEG', i)
-            case 'svhn': scipy.io.savemat(root/'test_32x32.mat', dict(X=pixels(2).transpose(1,2,3,0), y=np.ones((2,1),np.uint8)))
+            case 'svhn':
+                scipy.io.savemat(root/'test_32x32.mat', dict(X=pixels(2).transpose(1,2,3,0), y=np.ones((2,1),np.uint8)))
             case 'places365': places(root)
             case 'dtd': dtd(root)
             case 'cifar100' if not (root/'cifar-100-python').exists():
@@ -212,7 +244,9 @@ def fill(p):
 def test_every_set_is_read_from_its_real_layout(shipped, unchecked):
     Path('_data').mkdir()
     fill(shipped)
-    for s in ood_sets(shipped.data).values(): assert len(s)>=1 and s.pixels(shipped.data.image_size).shape[1:]==(3,shipped.data.image_size,shipped.data.image_size)
+    for s in ood_sets(shipped.data).values():
+        assert (len(s)>=1 and s.pixels(shipped.data.image_size).shape[1:]==(3,shipped.data.image_size,
+            shipped.data.image_size))
     for split in ('train','validation','test'): assert id_set(shipped.data,split).labels.unique().numel()==100
     train,val = (id_set(shipped.data,s) for s in ('train','validation'))
     if not torch.is_tensor(train.images): assert not set(train.images)&set(val.images)
@@ -223,7 +257,8 @@ def test_every_set_is_read_from_its_real_layout(shipped, unchecked):
 def test_an_entry_that_lacks_a_key_is_one_sentence(tmp_path):
     import yaml
     d = yaml.safe_load((ROOT/'profiles'/'mini.yaml').read_text())
-    for entry,words in ((dict(kind='folder',group='far'),'kind folder needs a path'), (dict(kind='imglist',group='far',path='x'),'kind imglist needs a list')):
+    for entry,words in ((dict(kind='folder',group='far'),'kind folder needs a path'),
+                        (dict(kind='imglist',group='far',path='x'),'kind imglist needs a list')):
         d['data']['ood']['mine'] = entry
         (tmp_path/'mine.yaml').write_text(yaml.safe_dump(d))
         with pytest.raises(DreamError, match=f'data.ood.mine: {words}'): load_profile(tmp_path/'mine.yaml')
@@ -251,13 +286,17 @@ def test_a_broken_image_is_one_sentence_whoever_reads_it(tmp_path, colour, worke
     assert '2.png' in str(e.value) and 'cannot be read' in str(e.value) and '\n' not in str(e.value)
 
 def test_a_network_with_the_wrong_number_of_classes_is_one_sentence(tmp_path):
-    with pytest.raises(DreamError, match='The classifier has 10 outputs for 8 classes'): right(Outputs(torch.zeros(2,10),torch.zeros(2,4),torch.zeros(2).long()), 8)
-    with pytest.raises(DreamError, match='Labels reach from 0 to 8'): right(Outputs(torch.zeros(2,8),torch.zeros(2,4),torch.tensor([0,8])), 8)
+    with pytest.raises(DreamError, match='The classifier has 10 outputs for 8 classes'):
+        right(Outputs(torch.zeros(2,10),torch.zeros(2,4),torch.zeros(2).long()), 8)
+    with pytest.raises(DreamError, match='Labels reach from 0 to 8'):
+        right(Outputs(torch.zeros(2,8),torch.zeros(2,4),torch.tensor([0,8])), 8)
     d = MINI.model_dump(); d['data']['classes'] = d['data']['classes'][:-1]
     run,fewer = Run(MINI, 0, tmp_path),Run(Profile(**d), 0, tmp_path)
-    save_tensors(run.stage('training')/'cross_entropy.safetensors', **{f'net.{k}':v for k,v in fresh_classifier(fewer).state_dict().items()})
+    save_tensors(run.stage('training')/'cross_entropy.safetensors',
+                 **{f'net.{k}':v for k,v in fresh_classifier(fewer).state_dict().items()})
     assert classifier_of(fewer, 'cross_entropy', run.stage('training'))
-    with pytest.raises(DreamError, match='not a classifier of this profile .*number of classes') as e: classifier_of(run, 'cross_entropy', run.stage('training'))
+    with pytest.raises(DreamError, match='not a classifier of this profile .*number of classes') as e:
+        classifier_of(run, 'cross_entropy', run.stage('training'))
     assert '\n' not in str(e.value)
 
 def test_a_file_in_two_sets_is_a_leak(listed, tmp_path, colour):

@@ -9,9 +9,11 @@ GIVEN = """
 from dream_ood.data import load_images
 from dream_ood.settings import ImageFormat, Source
 def some(path, n, names):
-    s = load_images(path, Source(kind='sheets', path=path, select=names, per_class=n), ImageFormat(image_size=32, greyscale=True), names)
+    source = Source(kind='sheets', path=path, select=names, per_class=n)
+    s = load_images(path, source, ImageFormat(image_size=32, greyscale=True), names)
     return s.images, s.labels
-(x, y), (x2, y2), (x3, y3) = (some(f'fashion/{p}', n, ['coat', 'boot', 'dress']) for p, n in (('train', 100), ('validation', 30), ('test', 60)))
+mine = (('train', 100), ('validation', 30), ('test', 60))
+(x, y), (x2, y2), (x3, y3) = (some(f'fashion/{p}', n, ['coat', 'boot', 'dress']) for p, n in mine)
 strange = some('held_out/test', 100, ['bag'])[0]
 """
 
@@ -28,10 +30,12 @@ def test_the_program_is_some_ten_lines():
 def test_the_program_says_fpr95_in_an_empty_folder(tmp_path):
     (tmp_path/'empty').mkdir()
     quick = program().replace("LatentSpace(backbone='resnet_mini')", "LatentSpace(backbone='resnet_mini', epochs=3)") \
-                     .replace('per_class=20', 'per_class=8').replace("backbone='resnet_mini')\ndoubt", "backbone='resnet_mini', epochs=3, steps=40)\ndoubt")
+                     .replace('per_class=20', 'per_class=8').replace("backbone='resnet_mini')\ndoubt",
+        "backbone='resnet_mini', epochs=3, steps=40)\ndoubt")
     assert quick.count('epochs=3') == 2
     env = os.environ | dict(HF_HUB_OFFLINE='1', PYTHONPATH=os.environ.get('DREAM_OOD_WHEEL', str(ROOT)))
-    r = subprocess.run([sys.executable, '-c', GIVEN + quick], cwd=tmp_path/'empty', env=env, capture_output=True, text=True)
+    r = subprocess.run([sys.executable, '-c', GIVEN + quick], cwd=tmp_path/'empty', env=env,
+                       capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
     assert 0 <= float(r.stdout.split()[-1]) <= 1
     assert list((tmp_path/'empty').iterdir()) == []
@@ -43,7 +47,8 @@ def test_the_names_of_the_package():
 
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, dream_ood; sys.exit(len({'torch', 'diffusers', 'numpy'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, env=os.environ | dict(PYTHONPATH=str(ROOT))).returncode == 0
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True,
+                          env=os.environ | dict(PYTHONPATH=str(ROOT))).returncode == 0
 
 def test_own_embeddings_can_be_sampled_alone():
     import torch

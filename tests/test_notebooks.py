@@ -30,7 +30,8 @@ def test_stage_notebook(notebook, runs):
     execute_notebook(f'nbs/{notebook}.ipynb', out, profile=PROFILE, seed=0, runs=str(runs))
     done = cells(out)
     assert all(c.execution_count for c in done if c.source.strip())
-    print(f'{notebook}: {len(done)} cells, {sum(c.source.count("test_") + c.source.count("assert ") for c in done)} assertions')
+    print(f'{notebook}: {len(done)} cells, {sum(c.source.count("test_") + c.source.count("assert ") for c in done)} '
+          'assertions')
 
 def test_every_stage_is_done_and_says_where_it_came_from(runs):
     run = Run.open(PROFILE, 0, runs)
@@ -49,7 +50,8 @@ def test_table_notebook(seeds, runs):
     home, study = runs/'smoke', load_profile(PROFILE)
     table = pd.read_csv(home/'tables'/'table1.csv')
     assert list(table) == ['method', 'ood_set', 'group', 'seed', 'fpr95', 'auroc', 'aupr_in', 'aupr_out', 'id_acc']
-    assert set(table.method) == set(study.evaluation.methods) and {'near', 'far', 'sanity', 'control'} == set(table.group)
+    assert (set(table.method) == set(study.evaluation.methods)
+            and {'near', 'far', 'sanity', 'control'} == set(table.group))
     assert not table.duplicated(['method', 'ood_set', 'seed']).any() and table.notna().all().all()
     for f in ('tables/table1.md', 'tables/summary.md', 'figures/gallery.png'): assert (home/f).stat().st_size > 0
 
@@ -58,12 +60,16 @@ def test_studies_of_dreams(name, parameters, runs, tmp_path):
     import yaml
     from dream_ood import stages
     smoke, study = (read_profile(ROOT/'profiles'/f) for f in ('smoke.yaml', f'mini_{name}.yaml'))
-    pools = {n: q | dict(per_class=2, k=5) | ({'select': 10, 'candidates': 20} if 'candidates' in q else {}) for n, q in study['sampling']['pools'].items()}
-    decoded = {n: q | ({'refuse': dict(confidence=.7, k=3)} if 'refuse' in q else {}) | ({'steps': 4} if 'steps' in q else {}) | ({'per_class': 2} if 'per_class' in q else {}) for n, q in study['decoding']['pools'].items()}
+    pools = {n: q | dict(per_class=2, k=5) | ({'select': 10, 'candidates': 20} if 'candidates' in q else {})
+             for n, q in study['sampling']['pools'].items()}
+    decoded = {n: q | ({'refuse': dict(confidence=.7, k=3)} if 'refuse' in q else {})
+               | ({'steps': 4} if 'steps' in q else {}) | ({'per_class': 2} if 'per_class' in q else {})
+               for n, q in study['decoding']['pools'].items()}
     smoke |= dict(name=f'smoke_{name}', sampling=dict(pools=pools))
     smoke['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
     smoke['decoding']['pools'] = decoded | dict(plain=dict(source='class_names', per_class=2))
-    smoke['training']['contenders'], smoke['evaluation']['methods'] = study['training']['contenders'], study['evaluation']['methods']
+    smoke['training']['contenders'], smoke['evaluation']['methods'] = study['training']['contenders'], study[
+        'evaluation']['methods']
     profile = tmp_path/f'smoke_{name}.yaml'
     profile.write_text(yaml.safe_dump(smoke, sort_keys=False))
     for seed in (0, 1):
@@ -77,22 +83,29 @@ def test_studies_of_dreams(name, parameters, runs, tmp_path):
 def test_finished_stages_skip_themselves(runs):
     stage = Run.open(PROFILE, 0, runs).stage('sampling')
     before = {f: f.stat().st_mtime_ns for f in stage.folder.rglob('*.safetensors')}
-    execute_notebook(f'nbs/{NOTEBOOKS["sampling"]}.ipynb', runs/'executed'/'again.ipynb', profile=PROFILE, seed=0, runs=str(runs))
+    execute_notebook(f'nbs/{NOTEBOOKS["sampling"]}.ipynb', runs/'executed'/'again.ipynb', profile=PROFILE, seed=0,
+                     runs=str(runs))
     assert before and before == {f: f.stat().st_mtime_ns for f in stage.folder.rglob('*.safetensors')}
     assert any('nothing to do' in str(c.get('outputs')) for c in cells(runs/'executed'/'again.ipynb'))
 
-@pytest.mark.parametrize('notebook', sorted(str(p.relative_to(ROOT/'nbs')) for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts))
+@pytest.mark.parametrize('notebook',
+                         sorted(str(p.relative_to(ROOT/'nbs'))
+                                for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts))
 def test_committed_notebook_is_light_and_has_no_error(notebook):
     path = ROOT/'nbs'/notebook
     cells(path)
-    pictures = [d for c in cells(path) for o in c.get('outputs', []) for k, d in o.get('data', {}).items() if k.startswith('image/')]
+    pictures = [d for c in cells(path) for o in c.get('outputs', [])
+                for k, d in o.get('data', {}).items() if k.startswith('image/')]
     assert all(len(d)*3/4 < 200_000 for d in pictures), [round(len(d)*3/4000) for d in pictures]
 
 def test_shards_of_decoding_end_in_the_same_bytes(runs, tmp_path):
     whole = Run.open(PROFILE, 0, runs)
     run = Run.open(PROFILE, 0, tmp_path)
-    for n in ('data', 'foundation', 'latent_space', 'sampling'): shutil.copytree(whole.stage(n).folder, run.stage(n).folder)
-    for i in (1, 0): execute_notebook('nbs/shards/decoding.ipynb', tmp_path/f'{i}.ipynb', profile=PROFILE, seed=0, runs=str(tmp_path), shard=i, shards=2)
+    for n in ('data', 'foundation', 'latent_space', 'sampling'):
+        shutil.copytree(whole.stage(n).folder, run.stage(n).folder)
+    for i in (1, 0):
+        execute_notebook('nbs/shards/decoding.ipynb', tmp_path/f'{i}.ipynb', profile=PROFILE, seed=0,
+                         runs=str(tmp_path), shard=i, shards=2)
     def images(r): return {str(f.relative_to(r.folder)): f.read_bytes() for f in r.folder.glob('decoding/*/*/*.png')}
     assert images(run) == images(whole) and not run.stage('decoding').done
     run_decoding(run)

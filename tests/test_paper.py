@@ -1,4 +1,5 @@
-"The studies behind the paper's tables and figures, and every page of nbs/paper that is made from them, on a study made small."
+"""The studies behind the paper's tables and figures, and every page of nbs/paper that is made from them, on a study
+made small."""
 import json,re,shutil,subprocess,sys
 import numpy as np,pandas as pd,pytest,torch,yaml
 from functools import lru_cache
@@ -6,7 +7,8 @@ from pathlib import Path
 from execnb.nbio import dict2nb
 from execnb.shell import CaptureShell
 from dream_ood import data,decoding,dream_id,evaluation,foundation,latent_space,sampling,training
-from dream_ood.paper import PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,studies,value_name,write_studies
+from dream_ood.paper import (PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,
+                             studies,value_name,write_studies)
 from dream_ood.core import DreamError,load_tensors
 from dream_ood.study import Profile,load_profile
 from dream_ood.runs import Run
@@ -14,7 +16,8 @@ from dream_ood.training import few_classes
 from dream_ood.stages import classifier_of,outliers_of
 
 ROOT = Path(__file__).parent.parent
-STAGES = [data.run_data, foundation.run_foundation, latent_space.run_latent_space, sampling.run_sampling, decoding.run_decoding]
+STAGES = [data.run_data, foundation.run_foundation, latent_space.run_latent_space, sampling.run_sampling,
+          decoding.run_decoding]
 
 # -- the studies ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('name', ['mini','mini_full','smoke','imagenet100','imagenet10','cifar100','openood_cifar100'])
@@ -26,13 +29,17 @@ def test_every_profile_has_its_studies(name):
         assert s.name == f'{p.name}-{n}' and s.data == p.data and s.foundation == p.foundation and s.paper is None
         assert s.training.model_dump(exclude={'contenders'}) == p.training.model_dump(exclude={'contenders'})
         assert Profile(**s.model_dump()) == s
-    assert parts['dream-id'].latent_space.model_dump(exclude={'alignment'}) == p.latent_space.model_dump(exclude={'alignment'})
+    assert parts['dream-id'].latent_space.model_dump(exclude={'alignment'}) == p.latent_space.model_dump(
+        exclude={'alignment'})
 
 def test_contenders_of_the_tables_differ_in_their_outliers_alone():
     s = studies(load_profile(ROOT/'profiles/mini.yaml'))['tables']
     for n,c in s.training.contenders.items():
-        if n != 'cross-entropy': assert c.model_dump(exclude={'outliers'}) == s.training.contenders['Dream-OOD'].model_dump(exclude={'outliers'}), n
-    assert len({c.outliers for c in s.training.contenders.values()}) == len(s.training.contenders)-1      # only the two without outliers share theirs
+        if n != 'cross-entropy':
+            assert c.model_dump(exclude={'outliers'}) == s.training.contenders['Dream-OOD'].model_dump(
+                exclude={'outliers'}), n
+    # only the two without outliers share theirs
+    assert len({c.outliers for c in s.training.contenders.values()}) == len(s.training.contenders)-1
     assert len({q.per_class for n,q in s.sampling.pools.items() if n != 'inliers'}) == 1
 
 def test_an_ablation_changes_one_thing():
@@ -43,13 +50,15 @@ def test_an_ablation_changes_one_thing():
             c = s.training.contenders[value_name(axis,v)]
             own = [k for k in type(c).model_fields if getattr(c,k) != getattr(dream,k) and k != 'outliers']
             sampled,drawn = s.rule(c.outliers),s.decoding.pools[c.outliers]
-            own += [k for k in type(sampled).model_fields if getattr(sampled,k) != getattr(q,k)] + [k for k in type(drawn).model_fields if getattr(drawn,k) != getattr(d,k) and k != 'of']
+            own += ([k for k in type(sampled).model_fields if getattr(sampled,k) != getattr(q,k)]
+                    + [k for k in type(drawn).model_fields if getattr(drawn,k) != getattr(d,k) and k != 'of'])
             assert len(own) == 1, (axis,v,own)
 
 def test_a_profile_without_nouns_has_no_contender_that_needs_them():
     p = load_profile(ROOT/'profiles/cifar100.yaml'); s = studies(p)['tables']
     assert 'other class names' not in s.training.contenders and 'drift' not in s.sampling.pools
-    with_list = p.model_copy(update=dict(foundation=p.foundation.model_copy(update=dict(nouns='profiles/imagenet900_nouns.csv'))))
+    with_list = p.model_copy(
+        update=dict(foundation=p.foundation.model_copy(update=dict(nouns='profiles/imagenet900_nouns.csv'))))
     assert 'other class names' in studies(with_list)['tables'].training.contenders
 
 def test_nouns_of_imagenet_are_those_of_the_other_classes():
@@ -75,11 +84,14 @@ def test_a_batch_of_few_classes():
             seen |= set(y[i].tolist())
         assert seen == {0,1,2,3}
 
-@pytest.mark.parametrize('contender,words', [(dict(start='plain',backbone='regnetx_002'),'give both the same'), (dict(start='plain',outliers='wide',per_class=3),'choose among the outliers of sampled pools'),
-                                            (dict(start='plain',outliers='names',distance=[0,.5]),'choose among'), (dict(start='plain',outliers='vos',classes_a_step=2),'choose among')])
+@pytest.mark.parametrize('contender,words', [(dict(start='plain',backbone='regnetx_002'),'give both the same'),
+    (dict(start='plain',outliers='wide',per_class=3),'choose among the outliers of sampled pools'),
+                                            (dict(start='plain',outliers='names',distance=[0,.5]),'choose among'),
+                                            (dict(start='plain',outliers='vos',classes_a_step=2),'choose among')])
 def test_a_contender_that_cannot_be_is_refused(contender, words):
     d = load_profile(ROOT/'profiles/mini.yaml').model_dump()
-    d['training']['contenders'] = dict(plain={}, other=contender); d['evaluation']['methods'] = dict(m=dict(contender='plain',detector='msp'))
+    d['training']['contenders'] = dict(plain={}, other=contender)
+    d['evaluation']['methods'] = dict(m=dict(contender='plain',detector='msp'))
     with pytest.raises(ValueError, match=words): Profile(**d)
 
 # -- pages ------------------------------------------------------------------------------------------------------------
@@ -115,7 +127,8 @@ def make_runs(profile, seeds, folder):
 
 @pytest.fixture(scope='module')
 def bare(tmp_path_factory):
-    "One seed of a profile as the paper's are: far OOD sets alone, no validation outliers, no real outliers, no other nouns, one size of Dream-ID; its path and runs."
+    """One seed of a profile as the paper's are: far OOD sets alone, no validation outliers, no real outliers, no
+    other nouns, one size of Dream-ID; its path and runs."""
     d = yaml.safe_load((ROOT/'profiles/smoke.yaml').read_text())
     d['latent_space']['epochs'] = 8
     for k in ('wide','validation_outliers'): d['data'].pop(k, None)
@@ -123,11 +136,14 @@ def bare(tmp_path_factory):
     d['foundation']['model'] = 'without_nouns'
     d['training']['finetune']['vae_fraction'] = 0.
     keep = {n:c for n,c in d['training']['contenders'].items() if (c or {}).get('outliers','knn')=='knn'}
-    d['training']['contenders'],d['evaluation']['methods'] = keep,{n:m for n,m in d['evaluation']['methods'].items() if m['contender'] in keep}
+    d['training']['contenders'],d['evaluation']['methods'] = keep,{n:m
+        for n,m in d['evaluation']['methods'].items() if m['contender'] in keep}
     d['sampling']['pools'] = {n:q for n,q in d['sampling']['pools'].items() if n in ('knn','inliers')}
     d['decoding']['pools'] = {n:q for n,q in d['decoding']['pools'].items() if n in ('knn','inliers','plain')}
-    folder = tmp_path_factory.mktemp('bare'); model = shutil.copytree(ROOT/'dream_ood/assets/foundation', folder/'model'); (model/'nouns.csv').unlink()
-    d |= dict(name='bare', foundation=d['foundation']|dict(model=str(model)), paper=dict(backbones=['mobilenetv3_small_050']))
+    folder = tmp_path_factory.mktemp('bare')
+    model = shutil.copytree(ROOT/'dream_ood/assets/foundation', folder/'model'); (model/'nouns.csv').unlink()
+    d |= dict(name='bare', foundation=d['foundation']|dict(model=str(model)),
+              paper=dict(backbones=['mobilenetv3_small_050']))
     (folder/'bare.yaml').write_text(yaml.safe_dump(d, sort_keys=False))
     make_runs(folder/'bare.yaml', [0], folder/'runs')
     return folder/'bare.yaml',folder/'runs'
@@ -136,13 +152,15 @@ def bare(tmp_path_factory):
 def test_page_of_a_profile_that_has_less(name, bare):
     cells,made = executed(name, *bare, (0,))
     assert not [o for c in cells for o in c.get('outputs',[]) if o['output_type']=='error'] and made
-    for t in {f for f in made if f.endswith('.md')}: assert not re.search(r'\bnan\b', (paper_home(load_profile(bare[0]),bare[1])/t).read_text()), t
+    for t in {f for f in made if f.endswith('.md')}:
+        assert not re.search(r'\bnan\b', (paper_home(load_profile(bare[0]),bare[1])/t).read_text()), t
 
 def test_what_one_seed_or_no_near_set_cannot_tell_is_not_told(bare):
     home = paper_home(load_profile(bare[0]), bare[1])
     for name in PAPER: executed(name, *bare, (0,))
     claims = {f.stem:json.loads(f.read_text())['verdict'] for f in (home/'claims').glob('*.json')}
-    assert set(claims.values()) == {'no, undecided'} and 'detection' in claims and not {'near_ood','dream_id_data'}&set(claims)
+    assert (set(claims.values()) == {'no, undecided'} and 'detection' in claims
+            and not {'near_ood','dream_id_data'}&set(claims))
 
 @lru_cache
 def executed(name, profile, runs, seeds=tuple(SEEDS)):
@@ -151,7 +169,8 @@ def executed(name, profile, runs, seeds=tuple(SEEDS)):
     nb = json.loads((ROOT/'nbs/paper'/f'{name}.ipynb').read_text())
     for c in nb['cells']:
         c['outputs'] = []
-        if 'parameters' in c['metadata'].get('tags',[]): c['source'] = f'profile,seeds,runs = {str(profile)!r},{list(seeds)},{str(runs)!r}'
+        if 'parameters' in c['metadata'].get('tags',[]):
+            c['source'] = f'profile,seeds,runs = {str(profile)!r},{list(seeds)},{str(runs)!r}'
     nb = dict2nb(nb)
     CaptureShell().run_all(nb, exc_stop=True)
     return nb.cells,{f.relative_to(home).as_posix() for f in set(home.rglob('*'))-before if f.is_file()}
@@ -163,7 +182,8 @@ def test_page(name, profile, runs):
     assert not [o for c in cells for o in c.get('outputs',[]) if o['output_type']=='error']
     tables,figures = ({f.rsplit('.',1)[0] for f in made if f.startswith(k)} for k in ('tables/','figures/'))
     assert tables | figures, 'a page ends in a table or a figure'
-    assert made >= {f'{t}.{e}' for t in tables for e in ('md','csv','tex')} | {f'{f}.{e}' for f in figures for e in ('png','pdf')}
+    assert (made >= {f'{t}.{e}' for t in tables for e in ('md','csv','tex')} | {f'{f}.{e}' for f in figures
+        for e in ('png','pdf')})
     for t in tables:
         said = (home/f'{t}.md').read_text().strip().splitlines()[-1]
         assert re.search(r'-(tables|ablations|dream-id)`: `seed0`.*code', said), said
@@ -175,7 +195,8 @@ def test_claims_page_judges_every_claim(profile, runs):
     for name in PAPER: executed(name, profile, runs)
     executed('claims', profile, runs)
     t = pd.read_csv(home/'tables/claims.csv')
-    assert len(t) == len(list((home/'claims').glob('*.json'))) >= 15 and set(t.verdict) <= {'holds','partly','no, undecided','no, the opposite'} and set(t.page) <= set(PAPER)
+    assert (len(t) == len(list((home/'claims').glob('*.json'))) >= 15
+            and set(t.verdict) <= {'holds','partly','no, undecided','no, the opposite'} and set(t.page) <= set(PAPER))
     assert t[['claim','reported','ours']].notna().all().all()
 
 def test_numbers_of_the_table_are_those_of_the_runs(profile, runs):
@@ -183,7 +204,8 @@ def test_numbers_of_the_table_are_those_of_the_runs(profile, runs):
     t = pd.concat([pd.read_csv(r.stage('evaluation')/'metrics.csv') for r in over])
     executed('detection', profile, runs)
     near = 100*t[(t.method=='Dream-OOD: energy')&(t.group=='near')].groupby('seed').fpr95.mean()
-    row = next(l for l in (paper_home(load_profile(profile),runs)/'tables/detection.md').read_text().splitlines() if l.startswith('| Dream-OOD '))
+    row = next(l for l in (paper_home(load_profile(profile),runs)/'tables/detection.md').read_text().splitlines()
+               if l.startswith('| Dream-OOD '))
     head = (paper_home(load_profile(profile),runs)/'tables/detection.md').read_text().splitlines()[0]
     at = [c.strip() for c in head.split('|')].index('near FPR95 ↓')
     assert row.split('|')[at].strip().split(' ± ')[0] == f'{near.mean():.1f}'
@@ -216,8 +238,10 @@ def test_an_ablation_that_changes_nothing_else_shares_its_start(profile, runs):
 
 def test_the_graph_asks_for_what_the_pages_read(profile, tmp_path):
     def dry(target):
-        r = subprocess.run([sys.executable,'-m','snakemake','-n','--cores','2','--nolock','--snakefile',str(ROOT/'workflow'/'Snakefile'),
-                            '--directory',str(tmp_path),'--config',f'profile={profile}','seeds="0,1"',f'runs={tmp_path}',f'target={target}'],
+        r = subprocess.run([sys.executable,'-m','snakemake','-n','--cores','2','--nolock','--snakefile',
+                            str(ROOT/'workflow'/'Snakefile'),
+                            '--directory',str(tmp_path),'--config',f'profile={profile}','seeds="0,1"',
+                            f'runs={tmp_path}',f'target={target}'],
                            capture_output=True, text=True, cwd=tmp_path)
         assert r.returncode == 0, r.stdout+r.stderr
         return set(re.findall(r'^Job \d+: (.*)$', r.stdout+r.stderr, re.M))
@@ -229,34 +253,45 @@ def test_the_graph_asks_for_what_the_pages_read(profile, tmp_path):
     assert {f'{name}-dream-id, seed {k}: 07_dream_id' for k in SEEDS} <= jobs
     assert not {f'{name}-dream-id, seed 0: 06_regularized_training',f'{name}-ablations, seed 0: 07_dream_id'} & jobs
     one = dry('paper/efficiency')
-    assert f'{name}: paper/efficiency, seeds 0, 1' in one and not [j for j in one if 'claims' in j or j.startswith(f'{name}-tables')]
+    assert (f'{name}: paper/efficiency, seeds 0, 1' in one
+            and not [j for j in one if 'claims' in j or j.startswith(f'{name}-tables')])
     assert not [j for j in dry('runs/ablations') if 'paper/' in j or j.startswith(f'{name}-tables')]
 
-@pytest.mark.parametrize('more,words', [(['-t','papers'],'There is no target'), (['-t','paper/none'],'There is no target'), (['-t','runs/controls'],'There is no target'),
+@pytest.mark.parametrize('more,words', [(['-t','papers'],'There is no target'),
+                                        (['-t','paper/none'],'There is no target'),
+                                        (['-t','runs/controls'],'There is no target'),
                                         (['-t','paper','--row','Dream-OOD'],'ROW')])
 def test_a_target_that_is_none_is_one_sentence(more, words):
-    r = subprocess.run([sys.executable,'-m','dream_ood','reproduce','-s','0',*more], cwd=ROOT, capture_output=True, text=True)
-    assert r.returncode == 2 and r.stderr.startswith('Error: ') and words in r.stderr and len(r.stderr.strip().splitlines()) == 1
+    r = subprocess.run([sys.executable,'-m','dream_ood','reproduce','-s','0',*more], cwd=ROOT,
+                       capture_output=True, text=True)
+    assert (r.returncode == 2 and r.stderr.startswith('Error: ') and words in r.stderr
+            and len(r.stderr.strip().splitlines()) == 1)
 
 def test_studies_are_written_once(profile, tmp_path):
     paths = write_studies(load_profile(profile), tmp_path)
     before = {p:p.stat().st_mtime_ns for p in paths.values()}
-    assert write_studies(load_profile(profile), tmp_path) == paths and before == {p:p.stat().st_mtime_ns for p in paths.values()}
-    for n,p in paths.items(): assert load_profile(p) == studies(load_profile(profile))[n]      # a profile like any other
+    assert (write_studies(load_profile(profile), tmp_path) == paths
+            and before == {p:p.stat().st_mtime_ns for p in paths.values()})
+    # a profile like any other
+    for n,p in paths.items(): assert load_profile(p) == studies(load_profile(profile))[n]
 
 def test_a_verdict_follows_the_interval():
     rng = np.random.default_rng(0)
     for _ in range(200):
         m,h = rng.normal(),abs(rng.normal())
         assert judged([(m,h)]) == ('holds' if m>h else 'no, the opposite' if m<-h else 'no, undecided')
-    assert judged([(1.,.5),(-1.,.5)]) == 'partly' == judged([(1.,.5),(1.,2.)]) and judged([(1.,2.),(-1.,.5)]) == 'no, the opposite'
+    assert (judged([(1.,.5),(-1.,.5)]) == 'partly' == judged([(1.,.5),(1.,2.)])
+            and judged([(1.,2.),(-1.,.5)]) == 'no, the opposite')
     assert judged([(3.,float('nan'))]) == 'no, undecided'     # one seed shows nothing
 
 def test_gain_is_in_favour_of_the_first():
-    m = pd.DataFrame([dict(method=n,ood_set='x',group='near',seed=s,fpr95=f+s,auroc=a,id_acc=0) for n,f,a in (('a',10,90),('b',20,80)) for s in (0,1)])
+    m = pd.DataFrame([dict(method=n,ood_set='x',group='near',seed=s,fpr95=f+s,auroc=a,id_acc=0)
+                      for n,f,a in (('a',10,90),('b',20,80)) for s in (0,1)])
     t = by_seed(m)
     assert gain(t,'a','b',('near','fpr95')).tolist() == [10,10] and gain(t,'a','b',('near','auroc')).tolist() == [10,10]
 
 def test_latex_can_be_set():
-    t = latex(pd.DataFrame({'FPR95 ↓':['1.0 ± 0.2'], 'a_b & c':['50%'], 'β':['σ × φ']}), 'All of `a_b`, in %: 1 ± 2.', 'mine')
-    assert r'\caption{All of \texttt{a\_b}, in \%: 1 $\pm$ 2.}' in t and t.count('{')==t.count('}') and not re.search(r'[^\x00-\x7f]', t) and r'a\_b \& c' in t and r'50\%' in t
+    t = latex(pd.DataFrame({'FPR95 ↓':['1.0 ± 0.2'], 'a_b & c':['50%'], 'β':['σ × φ']}),
+              'All of `a_b`, in %: 1 ± 2.', 'mine')
+    assert (r'\caption{All of \texttt{a\_b}, in \%: 1 $\pm$ 2.}' in t and t.count('{')==t.count('}')
+            and not re.search(r'[^\x00-\x7f]', t) and r'a\_b \& c' in t and r'50\%' in t)

@@ -10,7 +10,8 @@ from dream_ood.plots import *
 
 ROOT = Path(__file__).parent.parent
 MINI = ROOT/'profiles'/'mini.yaml'
-PROFILES = [f for f in sorted((ROOT/'profiles').glob('*.yaml')) if 'name' in yaml.safe_load(f.read_text())]   # without a name: a base of others
+# without a name: a base of others
+PROFILES = [f for f in sorted((ROOT/'profiles').glob('*.yaml')) if 'name' in yaml.safe_load(f.read_text())]
 
 @pytest.fixture
 def mini(): return yaml.safe_load(MINI.read_text())
@@ -56,10 +57,12 @@ def test_missing_key_missing_file_and_broken_yaml(tmp_path, mini):
     with pytest.raises(DreamError, match='no keys'): load_profile(tmp_path/'empty.yaml')
 
 def test_command_line_says_one_sentence(tmp_path):
-    r = subprocess.run([sys.executable,'-m','dream_ood.runs','check',str(tmp_path/'none.yaml')], capture_output=True, text=True)
+    r = subprocess.run([sys.executable,'-m','dream_ood.runs','check',str(tmp_path/'none.yaml')],
+                       capture_output=True, text=True)
     assert r.returncode==2 and r.stderr.startswith('Error: ') and r.stderr.count('\n')==1
 
-def changed(p, **sections): return Profile(**(p.model_dump()|{k:getattr(p,k).model_dump()|v for k,v in sections.items()}))
+def changed(p, **sections):
+    return Profile(**(p.model_dump()|{k:getattr(p,k).model_dump()|v for k,v in sections.items()}))
 
 def finished(run, *names):
     for n in names:
@@ -77,13 +80,16 @@ def test_stage_is_done_only_from_the_same_inputs(tmp_path):
     assert not Run(p, 1, tmp_path).stage('data').done
 
 @pytest.mark.parametrize('change,stale', [
-    (dict(mean=[.4,.4,.4]), ['latent_space','training','dream_id','evaluation']), (dict(augment='none'), ['latent_space','training','dream_id','evaluation']),
-    (dict(ood={}), ['evaluation']), (dict(validation_outliers=None), ['evaluation']), (dict(wide=None), ['training','evaluation'])])
+    (dict(mean=[.4,.4,.4]), ['latent_space','training','dream_id','evaluation']),
+    (dict(augment='none'), ['latent_space','training','dream_id','evaluation']),
+    (dict(ood={}), ['evaluation']), (dict(validation_outliers=None), ['evaluation']),
+    (dict(wide=None), ['training','evaluation'])])
 def test_a_setting_of_the_data_makes_stale_what_reads_it(tmp_path, change, stale):
     p = load_profile(MINI); run = Run.open(p, 0, tmp_path); finished(run, *STAGES)
     p = p.model_copy(update=dict(data=p.data.model_copy(update=change)))
     other = Run(p, 0, tmp_path)
-    finished(other, *(s for s in ('data','foundation') if not other.stage(s).done))      # they write what they wrote before
+    # they write what they wrote before
+    finished(other, *(s for s in ('data','foundation') if not other.stage(s).done))
     now = [s for s in STAGES if not other.stage(s).done]
     assert set(stale) <= set(now) and (set(now) == set(stale) or 'latent_space' in stale), now
 
@@ -125,7 +131,8 @@ def test_unwritable_run_folder_is_one_sentence(tmp_path):
         with pytest.raises(DreamError, match='Cannot write'): Run.open(load_profile(MINI), 0, tmp_path/'shut')
 
 def test_kill_leaves_nothing_under_the_final_name(tmp_path):
-    code = f"from dream_ood.runs import atomic; import time\nwith atomic({str(tmp_path/'a.txt')!r}) as p:\n p.write_text('half'); print('ready',flush=True); time.sleep(60)"
+    code = (f"from dream_ood.runs import atomic; import time\nwith atomic({str(tmp_path/'a.txt')!r}) as p:\n "
+            "p.write_text('half'); print('ready',flush=True); time.sleep(60)")
     p = subprocess.Popen([sys.executable,'-c',code], stdout=subprocess.PIPE)
     p.stdout.readline(); p.send_signal(signal.SIGKILL); p.wait()
     assert not (tmp_path/'a.txt').exists()
@@ -148,7 +155,8 @@ def test_seeds_depend_on_their_arguments_alone(tmp_path):
 def test_provenance_says_where_it_comes_from(tmp_path):
     run = Run.open(load_profile(MINI), 0, tmp_path); finished(run,'data')
     p = load_json(run.stage('data')/'provenance.json')
-    assert p['inputs']['seed']==0 and p['packages']['torch'] and p['outputs']['out.json']['sha256'] and p['inputs']['profile']['data']
+    assert (p['inputs']['seed']==0 and p['packages']['torch'] and p['outputs']['out.json']['sha256']
+            and p['inputs']['profile']['data'])
 
 def test_the_foundation_is_stale_when_a_noun_is_kept_aside(tmp_path):
     d = load_profile(Path(__file__).parent.parent/'profiles'/'mini.yaml').model_dump()
@@ -161,14 +169,17 @@ def test_the_foundation_is_stale_when_a_noun_is_kept_aside(tmp_path):
     assert before!=key()
 
 def _really_full(f): f.symlink_to('/dev/full'); f.write_text('half')   # a device that has no room
-def _safetensors(f): f.write_text('half'); raise RuntimeError('Error while serializing: I/O error: No space left on device (os error 28)')   # what safetensors says, which is no OSError
+def _safetensors(f):  # what safetensors says, which is no OSError
+    f.write_text('half')
+    raise RuntimeError('Error while serializing: I/O error: No space left on device (os error 28)')
 
 @pytest.mark.parametrize('write', [_really_full, _safetensors])
 def test_a_full_disk_is_one_sentence_whoever_writes(tmp_path, write):
     (tmp_path/'a.bin').write_text('whole')
     with pytest.raises(DreamError, match='no room to write .*what is finished is kept') as e:
         with atomic(tmp_path/'a.bin') as f: write(f)
-    assert '\n' not in str(e.value) and [f.name for f in tmp_path.iterdir()]==['a.bin'] and (tmp_path/'a.bin').read_text()=='whole'
+    assert ('\n' not in str(e.value) and [f.name for f in tmp_path.iterdir()]==['a.bin']
+            and (tmp_path/'a.bin').read_text()=='whole')
 
 def test_results_set_aside_within_one_second_do_not_collide(tmp_path):
     d = yaml.safe_load(MINI.read_text())
@@ -177,7 +188,8 @@ def test_results_set_aside_within_one_second_do_not_collide(tmp_path):
         d['latent_space']['batch_size'] = batch_size
         run = Run.open(Profile(**d), 0, tmp_path)
         for name in ('data', 'foundation'):
-            if not run.stage(name).done: (s := run.stage(name).begin()) and save_json(s/'made.json', name); s.finish('made.json')
+            if not run.stage(name).done:
+                (s := run.stage(name).begin()) and save_json(s/'made.json', name); s.finish('made.json')
         save_json(run.stage('latent_space').begin()/'made.json', batch_size)
     kept = sorted(load_json(f) for f in (run.folder/'set_aside').glob('latent_space-*/made.json'))
     assert kept == [300, 400, 500] and load_json(run.stage('latent_space')/'made.json') == 200

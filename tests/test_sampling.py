@@ -1,27 +1,33 @@
-"Sampling: the rules against brute force, the same samples on any block size and number of threads, and bad input in one sentence."
+"""Sampling: the rules against brute force, the same samples on any block size and number of threads, and bad input
+in one sentence."""
 import numpy as np,pytest,torch
 import torch.nn.functional as F
 from fastcore.test import test_close as close
 from sklearn.neighbors import NearestNeighbors
 from dream_ood import sampling
 from dream_ood.core import DreamError
-from dream_ood.sampling import Candidates,Noise,RULES,Space,boundary_points,extremes,farthest,kth_distance,misread,neighbours,own_distance,percentiles,sample,slerp
+from dream_ood.sampling import (Candidates,Noise,RULES,Space,boundary_points,extremes,farthest,kth_distance,misread,
+                                neighbours,own_distance,percentiles,sample,slerp)
 
 D,N,K = 24,120,7
 PARAMS = dict(k=K, select=12, candidates=150, keep=2, sigma=.1, strength=[.35,.85], nouns=3, step=.05, extra=2.)
 
 def unit(n, seed, spread=.5): # n points of one class
     g = torch.Generator().manual_seed(seed)
-    return F.normalize(F.normalize(torch.randn(1,D,generator=torch.Generator().manual_seed(99)),dim=1) + spread*torch.randn(n,D,generator=g)/D**.5, dim=1)
+    return F.normalize(F.normalize(torch.randn(1,D,generator=torch.Generator().manual_seed(99)),dim=1)
+                       + spread*torch.randn(n,D,generator=g)/D**.5, dim=1)
 
 def words(z, n=4): # anchors of n classes, the first of them that of z
-    return torch.cat([F.normalize(z.mean(0,keepdim=True),dim=1), torch.randn(n-1,z.shape[1],generator=torch.Generator().manual_seed(8))])*3
+    return torch.cat([F.normalize(z.mean(0,keepdim=True),dim=1),
+                      torch.randn(n-1,z.shape[1],generator=torch.Generator().manual_seed(8))])*3
 
 z,nouns = unit(N,0),torch.randn(9,D,generator=torch.Generator().manual_seed(5))
 def draw(rule='knn', z=z, M=20, seed=3, **changes):
-    return sample(rule, z, M, torch.Generator().manual_seed(seed), **(PARAMS|dict(noun_embeddings=nouns, anchors=words(z), label=0)|changes))
+    return sample(rule, z, M, torch.Generator().manual_seed(seed),
+                  **(PARAMS|dict(noun_embeddings=nouns, anchors=words(z), label=0)|changes))
 def brute(q, k, own=False): # an independent k-NN distance
-    return NearestNeighbors(n_neighbors=k+own, algorithm='brute').fit(z.double().numpy()).kneighbors(q.double().numpy())[0][:,-1]
+    return NearestNeighbors(n_neighbors=k+own,
+                            algorithm='brute').fit(z.double().numpy()).kneighbors(q.double().numpy())[0][:,-1]
 
 def test_distances_agree_with_scikit_learn():
     close(own_distance(z,K).numpy(), brute(z,K,own=True), 1e-6)
@@ -58,11 +64,13 @@ def test_percentiles_of_the_rules():
 
 def flat(n, seed, rest): # n points of one class, nearly all of them in six of 64 dimensions
     g = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(1,64,generator=g)+torch.randn(n,6,generator=g)@torch.randn(6,64,generator=g)/3 + rest*torch.randn(n,64,generator=g)/8, dim=1)
+    return F.normalize(torch.randn(1,64,generator=g)+torch.randn(n,6,generator=g)@torch.randn(6,64,generator=g)/3
+                       + rest*torch.randn(n,64,generator=g)/8, dim=1)
 
 @pytest.mark.parametrize('shared', [False,True])
 @pytest.mark.parametrize('inward', [False,True])
-@pytest.mark.parametrize('points,few', [(unit(N,0),False), (flat(150,1,0.),True), (flat(150,2,.02),True), (-flat(150,3,.5),False)])
+@pytest.mark.parametrize('points,few', [(unit(N,0),False), (flat(150,1,0.),True), (flat(150,2,.02),True),
+                                        (-flat(150,3,.5),False)])
 def test_extremes_are_what_sorting_all_distances_gives(points, few, inward, shared):
     for sigma,k,n,keep in ((.1,K,150,3),(1.,40,sampling.PIECE+100,2),(.02,1,50,60)):
         around = Candidates(points, boundary_points(points,k,5), sigma, n, torch.Generator().manual_seed(7), shared)
@@ -73,7 +81,8 @@ def test_extremes_are_what_sorting_all_distances_gives(points, few, inward, shar
         for i in range(5):
             close(d[p==i], best.values[i], 1e-9)
             assert set(e[p==i].tolist())==set(best.indices[i].tolist())
-        np.testing.assert_allclose(NearestNeighbors(n_neighbors=k).fit(points.double().numpy()).kneighbors(v.double().numpy())[0][:,-1], d, atol=1e-5)
+        np.testing.assert_allclose(NearestNeighbors(n_neighbors=k).fit(points.double().numpy()).kneighbors(
+            v.double().numpy())[0][:,-1], d, atol=1e-5)
 
 def test_noise_drawn_in_parts_is_gaussian():
     space = Space(flat(150,2,.02))
@@ -111,16 +120,20 @@ def test_shared_and_fresh_noise():
         s = draw(rule, M=12, select=12, keep=1, candidates=5, sigma=100.)   # so strong that only the noise is left
         return (s.z@s.z.T).fill_diagonal_(0).max().item()
     assert noise('knn')<.9<noise('reference')
-    assert (draw('knn',M=12,select=12,keep=1,candidates=5,sigma=100.,noise='shared').z@draw('reference',M=12,select=12,keep=1,candidates=5,sigma=100.).z.T).max()>.9   # the very same noise
+    # the very same noise
+    assert (draw('knn',M=12,select=12,keep=1,candidates=5,sigma=100.,noise='shared').z@draw('reference',M=12,select=12,
+        keep=1,candidates=5,sigma=100.).z.T).max()>.9
 
 def test_drift():
     s = draw('drift', M=300, strength=[.25,.25])
-    assert s.boundary.bincount(minlength=N).max()<=3 and s.boundary.unique().numel()==N   # every image before any is used again
+    # every image before any is used again
+    assert s.boundary.bincount(minlength=N).max()<=3 and s.boundary.unique().numel()==N
     turned = (s.z*z[s.boundary]).sum(1).acos()
     goal = draw('drift', M=300, strength=[1,1]).z
     close(turned, .25*(goal*z[s.boundary]).sum(1).acos(), 1e-3)
     unit_nouns = F.normalize(nouns,dim=1)
-    sums = torch.stack([F.normalize(unit_nouns[list(c)].mean(0),dim=0) for c in torch.combinations(torch.arange(9),3).tolist()])
+    sums = torch.stack([F.normalize(unit_nouns[list(c)].mean(0),dim=0)
+                        for c in torch.combinations(torch.arange(9),3).tolist()])
     close((goal@sums.T).amax(1), torch.ones(300), 1e-4)
     close(draw('drift', M=5, strength=[0,0]).z, z[draw('drift', M=5, strength=[0,0]).boundary], 1e-3)
 
@@ -143,16 +156,19 @@ def test_boundary_crosses_where_it_is_nearest():
         way[i] = path
     s = draw('boundary', z=points, M=10, select=10, extra=0.)
     taken = sorted(len(way[i]) for i in s.boundary.tolist())
-    assert min(taken)>1 and taken==sorted(len(p) for p in way.values() if len(p)>1)[:10]     # inside at first, and the nearest of those
+    # inside at first, and the nearest of those
+    assert min(taken)>1 and taken==sorted(len(p) for p in way.values() if len(p)>1)[:10]
     for i,v in zip(s.boundary.tolist(), s.z): close(v, way[i][-1].float(), 1e-4)
     further = draw('boundary', z=points, M=40, select=10, extra=3.)
-    assert (further.nearest!=0).all() and set(further.boundary.tolist())==set(s.boundary.tolist()) and len(further.z.unique(dim=0))==40
+    assert ((further.nearest!=0).all() and set(further.boundary.tolist())==set(s.boundary.tolist())
+            and len(further.z.unique(dim=0))==40)
 
 def test_gaussian_keeps_the_least_likely():
     from sklearn.covariance import LedoitWolf
     fit = LedoitWolf().fit(z.double().numpy())
     far = lambda **c: fit.mahalanobis(draw('gaussian', M=200, **c).z.double().numpy()).mean()
-    all_,best = far(select=20,candidates=10,keep=10),far(select=2000,candidates=10,keep=1)    # all that were drawn; a tenth of ten times as many
+    # all that were drawn; a tenth of ten times as many
+    all_,best = far(select=20,candidates=10,keep=10),far(select=2000,candidates=10,keep=1)
     assert abs(all_/fit.mahalanobis(z.double().numpy()).mean()-1)<.25 and best>1.2*all_
 
 def test_rules_without_the_learned_space():
@@ -167,21 +183,28 @@ def test_rules_without_the_learned_space():
     n = draw('names', M=18).z@F.normalize(nouns,dim=1).T
     close(n.amax(1), torch.ones(18), 1e-4); assert (n.argmax(1).bincount(minlength=9)==2).all()
     s = draw('token_noise')
-    assert torch.equal(s.boundary, (s.z.double()@z.double().T).argmax(1))     # where there is no start, the nearest embedding
+    # where there is no start, the nearest embedding
+    assert torch.equal(s.boundary, (s.z.double()@z.double().T).argmax(1))
 
 @pytest.mark.parametrize('rule', RULES)
 def test_the_record_names_distance_and_nearest_class(rule):
     s = draw(rule)
     close(s.distance.numpy(), brute(s.z,K), 1e-5)
-    assert torch.equal(s.nearest, (s.z@F.normalize(words(z),dim=1).T).argmax(1)) and s.boundary.min()>=0 and s.boundary.max()<N
+    assert (torch.equal(s.nearest, (s.z@F.normalize(words(z),dim=1).T).argmax(1)) and s.boundary.min()>=0
+            and s.boundary.max()<N)
 
 def test_slerp_of_equal_and_opposite_points_is_finite():
-    assert slerp(z[:4], z[:4], torch.full((4,),.5)).isfinite().all() and slerp(z[:4], -z[:4], torch.full((4,),.5)).isfinite().all()
+    assert (slerp(z[:4], z[:4], torch.full((4,),.5)).isfinite().all()
+            and slerp(z[:4], -z[:4], torch.full((4,),.5)).isfinite().all())
 
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('points', [z,flat(150,2,.02)])   # noise drawn at once, and in parts
 def test_same_seed_same_samples_on_any_block_and_threads(points, rule):
-    def draw(rule, **changes): return globals()['draw'](rule, **(dict(z=points, anchors=words(points), noun_embeddings=torch.randn(9,points.shape[1],generator=torch.Generator().manual_seed(5)))|changes))
+    def draw(rule, **changes):
+        return globals()['draw'](rule,
+                                 **(dict(z=points, anchors=words(points),
+                                         noun_embeddings=torch.randn(9,points.shape[1],
+                generator=torch.Generator().manual_seed(5)))|changes))
     first,threads = draw(rule),torch.get_num_threads()
     try:
         for n,block in ((1,2**22),(2,2**22),(2,131),(1,1)):
@@ -195,26 +218,35 @@ def test_same_seed_same_samples_on_any_block_and_threads(points, rule):
 
 def test_many_candidates_are_drawn_in_pieces():
     around = Candidates(z, torch.tensor([0,1]), .1, sampling.PIECE+3, torch.Generator().manual_seed(0))
-    assert sorted((p,first,len(v)) for p,first,v in around)==[(0,0,sampling.PIECE),(0,sampling.PIECE,3),(1,0,sampling.PIECE),(1,sampling.PIECE,3)]
+    assert sorted((p,first,len(v)) for p,first,v in around)==[(0,0,sampling.PIECE),(0,sampling.PIECE,3),
+        (1,0,sampling.PIECE),(1,sampling.PIECE,3)]
     d = around.distances(K)
     p,e = torch.tensor([1,0]),torch.tensor([sampling.PIECE+2,5])
     close(brute(around[p,e],K), d[p,e].numpy(), 1e-6)
 
 nan = z.clone(); nan[3,0] = torch.nan
 @pytest.mark.parametrize('changes, words', [
-    (dict(rule='magic'), "no sampling rule 'magic'"), (dict(z=z[:K]), f'too few for neighbour k={K}'), (dict(z=z[:1]), 'A class has 1 embedding'),
-    (dict(z=z*2), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'), (dict(sigma=0), 'sigma is 0'), (dict(sigma=-1.), 'sigma is -1'),
-    (dict(sigmas=1), 'sigmas'), (dict(noise='loud'), "no noise 'loud'"), (dict(M=0), 'at least one'), (dict(rule='drift',strength=[.8,.3]), 'strength'),
-    (dict(rule='drift',noun_embeddings=nouns[:2]), '3 nouns'), (dict(rule='drift',noun_embeddings=None), '3 nouns'), (dict(rule='drift',nearby=2), 'raise nearby'),
-    (dict(rule='names',noun_embeddings=None), 'needs at least 1 nouns'), (dict(rule='interpolation',anchors=None), 'class names'), (dict(rule='token_noise',anchors=None), 'class names'),
-    (dict(rule='boundary',anchors=None), 'decision boundary'), (dict(rule='boundary',anchors=words(z)[[1,0,2]]), 'wrong about every embedding'),
-    (dict(rule='boundary',step=1e-9), 'raise step'), (dict(rule='token_noise',sigma=0), 'sigma is 0'), (dict(rule='interpolation',strength=[.8,.3]), 'strength')])
+    (dict(rule='magic'), "no sampling rule 'magic'"), (dict(z=z[:K]), f'too few for neighbour k={K}'),
+    (dict(z=z[:1]), 'A class has 1 embedding'),
+    (dict(z=z*2), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'), (dict(sigma=0), 'sigma is 0'),
+    (dict(sigma=-1.), 'sigma is -1'),
+    (dict(sigmas=1), 'sigmas'), (dict(noise='loud'), "no noise 'loud'"), (dict(M=0), 'at least one'),
+    (dict(rule='drift',strength=[.8,.3]), 'strength'),
+    (dict(rule='drift',noun_embeddings=nouns[:2]), '3 nouns'), (dict(rule='drift',noun_embeddings=None), '3 nouns'),
+    (dict(rule='drift',nearby=2), 'raise nearby'),
+    (dict(rule='names',noun_embeddings=None), 'needs at least 1 nouns'),
+    (dict(rule='interpolation',anchors=None), 'class names'), (dict(rule='token_noise',anchors=None), 'class names'),
+    (dict(rule='boundary',anchors=None), 'decision boundary'),
+    (dict(rule='boundary',anchors=words(z)[[1,0,2]]), 'wrong about every embedding'),
+    (dict(rule='boundary',step=1e-9), 'raise step'), (dict(rule='token_noise',sigma=0), 'sigma is 0'),
+    (dict(rule='interpolation',strength=[.8,.3]), 'strength')])
 def test_bad_input_is_one_sentence(changes, words):
     with pytest.raises(DreamError, match=words) as e: draw(**changes)
     assert '\n' not in str(e.value)
 
 def test_missing_parameters_are_named():
-    with pytest.raises(DreamError, match="'sigma'"): sample('knn', z, 5, torch.Generator(), k=K, select=5, candidates=10, keep=1)
+    with pytest.raises(DreamError, match="'sigma'"):
+        sample('knn', z, 5, torch.Generator(), k=K, select=5, candidates=10, keep=1)
 
 def test_counting_compiled_is_counting():
     g = torch.Generator().manual_seed(0)
@@ -228,7 +260,8 @@ def test_counting_compiled_is_counting():
 def test_main_directions_hold_the_embeddings(width):
     g = torch.Generator().manual_seed(0)
     for few,within in ((10,16),(60,70)):
-        x = F.normalize(torch.randn(400,few,generator=g)@torch.randn(few,width,generator=g) + .02*torch.randn(400,width,generator=g), dim=1)
+        x = F.normalize(torch.randn(400,few,generator=g)@torch.randn(few,width,generator=g)
+                        + .02*torch.randn(400,width,generator=g), dim=1)
         Q = sampling.main_directions(x)
         if few>width//2: assert Q is None; continue
         assert few<=Q.shape[1]<=within
@@ -243,4 +276,6 @@ def test_equal_embeddings_tie():
     s = sample('knn', same, 10, torch.Generator().manual_seed(0), k=7, select=5, candidates=40, keep=2, sigma=.1)
     close(s.distance.numpy(), brute_of(same,s.z,7), 1e-5)
 
-def brute_of(bank, q, k): return NearestNeighbors(n_neighbors=k, algorithm='brute').fit(bank.double().numpy()).kneighbors(q.double().numpy())[0][:,-1]
+def brute_of(bank, q, k):
+    return NearestNeighbors(n_neighbors=k,
+                            algorithm='brute').fit(bank.double().numpy()).kneighbors(q.double().numpy())[0][:,-1]

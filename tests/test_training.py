@@ -52,7 +52,8 @@ def test_monotone_rises_whatever_its_weights():
 def test_batches_are_full_and_pass_evenly_over_a_small_pool():
     p = load_profile(ROOT/'profiles'/'mini.yaml')
     ds = ImageSet('numbered', torch.zeros(5,1,32,32).byte(), torch.arange(5))
-    ys = torch.cat([y for _,y in full_batches(ds, 6, 5, training.train_transform(p.data), torch.Generator().manual_seed(0))])
+    ys = torch.cat([y for _,y in full_batches(ds, 6, 5, training.train_transform(p.data),
+                                              torch.Generator().manual_seed(0))])
     assert len(ys)==30 and ys.bincount().tolist()==[6]*5
 
 def test_fine_tuned_contenders_share_steps_and_id_images(trained):
@@ -69,11 +70,13 @@ def test_batch_statistics_stay_frozen_in_fine_tuning(trained):
 
 def test_own_phi_and_own_start(trained):
     keys = load_tensors(trained.stage('training')/'wide.safetensors')
-    assert 'phi.net.slope' in keys and not any(k.startswith('phi') for k in load_tensors(trained.stage('training')/'longer.safetensors'))
+    assert ('phi.net.slope' in keys
+            and not any(k.startswith('phi') for k in load_tensors(trained.stage('training')/'longer.safetensors')))
 
 def test_pools_are_joined(trained):
     one,two,both = (outliers_of(trained,n) for n in ('knn','wide','knn+wide'))
-    assert len(both)==len(one)+len(two) and both[0][0].equal(one[0][0]) and both[len(both)-1][0].equal(two[len(two)-1][0])
+    assert (len(both)==len(one)+len(two) and both[0][0].equal(one[0][0])
+            and both[len(both)-1][0].equal(two[len(two)-1][0]))
     assert len(outliers_of(trained,'knn+drift'))==2*len(one)
 
 # doing it again
@@ -92,7 +95,8 @@ def test_interrupted_training_ends_as_if_it_had_not_been(trained, foundation, tm
         return real(*args)
     monkeypatch.setattr(training, 'train_leg', power_cut)
     with pytest.raises(KeyboardInterrupt): run_training(run)
-    assert (run.stage('training')/'plain.checkpoint.pt').exists() and not (run.stage('training')/'plain.safetensors').exists()
+    assert ((run.stage('training')/'plain.checkpoint.pt').exists()
+            and not (run.stage('training')/'plain.safetensors').exists())
     run_training(run)
     a,b = (load_tensors(r.stage('training')/'dreams.safetensors') for r in (trained,run))
     assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-4) for k in a)
@@ -106,7 +110,8 @@ def test_another_seed_is_another_network(trained):
 # mistakes
 
 def test_training_before_decoding_says_what_to_run(foundation, tmp_path):
-    with pytest.raises(DreamError, match='make reproduce'): run_training(Run.open(tiny_profile(foundation), 0, tmp_path))
+    with pytest.raises(DreamError, match='make reproduce'):
+        run_training(Run.open(tiny_profile(foundation), 0, tmp_path))
 
 def test_damaged_and_foreign_classifiers_are_one_sentence(trained, tmp_path):
     stage = trained.stage('training')
@@ -116,12 +121,14 @@ def test_damaged_and_foreign_classifiers_are_one_sentence(trained, tmp_path):
     (tmp_path/'plain.safetensors').write_bytes(b'nonsense')
     with pytest.raises(DreamError, match='damaged'): classifier_of(trained, 'plain', Elsewhere())
     save_tensors(tmp_path/'plain.safetensors', **{'net.fc.weight':torch.zeros(3,256)})
-    with pytest.raises(DreamError, match='not a classifier of this profile'): classifier_of(trained, 'plain', Elsewhere())
+    with pytest.raises(DreamError, match='not a classifier of this profile'):
+        classifier_of(trained, 'plain', Elsewhere())
 
 def test_divergence_is_one_sentence():
     net = torch.nn.Linear(3,4); net.weight.data.fill_(float('nan'))
     plan = Plan('x', 1, 2, 1, .1, True)
-    with pytest.raises(DreamError, match='diverged'): optimise(net, None, plan, lambda leg: [(torch.randn(2,3),torch.tensor([0,1]),None)], 0.)
+    with pytest.raises(DreamError, match='diverged'):
+        optimise(net, None, plan, lambda leg: [(torch.randn(2,3),torch.tensor([0,1]),None)], 0.)
 
 # Dream-ID
 
@@ -160,21 +167,27 @@ def test_a_long_training_of_dream_id_that_is_killed_ends_as_if_it_had_not_been(t
     assert (tmp_path/'c.pt').exists()
     resumed = train(checkpoint=tmp_path/'c.pt')
     assert len(n)==4 and not (tmp_path/'c.pt').exists()
-    for a,b in zip(whole.state_dict().values(), resumed.state_dict().values()): assert torch.allclose(a.float(), b.float(), atol=1e-5)
+    for a,b in zip(whole.state_dict().values(), resumed.state_dict().values()):
+        assert torch.allclose(a.float(), b.float(), atol=1e-5)
 
 def test_images_of_the_classes_from_elsewhere_are_a_shift(trained, tmp_path):
     for i,x in enumerate(id_set(trained.profile.data,'test').pixels(32)[:4]):      # all of one class
         f = tmp_path/'images'/trained.profile.data.classes[0]/f'{i}.png'; f.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(x.permute(1,2,0).numpy()).save(f)
     own = dict(shifts=True, shift_sets=dict(mine=Source(kind='folder',path=str(tmp_path/'images'))))
-    run = with_dreams(Run.open(trained.profile.model_copy(update=dict(dream_id=trained.profile.dream_id.model_copy(update=own))), 0, tmp_path/'runs'))
+    run = with_dreams(
+        Run.open(trained.profile.model_copy(update=dict(dream_id=trained.profile.dream_id.model_copy(update=own))), 0,
+                 tmp_path/'runs'))
     run_dream_id(run)
     s = pd.read_csv(run.stage('dream_id')/'shift.csv')
-    assert set(s['shift'])=={'resampled','mine',*SHIFTS} and set(s[s['shift']=='mine'].severity)=={0} and set(4*s[s['shift']=='mine'].accuracy)<=set(range(5))
-    with pytest.raises(ValueError, match='names of our own shifts'): DreamID(inliers='inliers', real_per_class=1, steps=1, shift_sets=dict(noise=Source(kind='folder',path='a')))
+    assert (set(s['shift'])=={'resampled','mine',*SHIFTS} and set(s[s['shift']=='mine'].severity)=={0}
+            and set(4*s[s['shift']=='mine'].accuracy)<=set(range(5)))
+    with pytest.raises(ValueError, match='names of our own shifts'):
+        DreamID(inliers='inliers', real_per_class=1, steps=1, shift_sets=dict(noise=Source(kind='folder',path='a')))
 
 def test_more_real_images_than_there_are_is_one_sentence(trained):
-    with pytest.raises(DreamError, match='fewer than the 9 asked for'): of_each_class(id_set(trained.profile.data,'train'), 9)
+    with pytest.raises(DreamError, match='fewer than the 9 asked for'):
+        of_each_class(id_set(trained.profile.data,'train'), 9)
 
 def test_one_repeat_gives_no_interval():
     a = pd.DataFrame([dict(condition=c,repeat=0,seed=0,accuracy=v) for c,v in dict(real=.5,more=.6).items()])
@@ -184,7 +197,8 @@ def test_one_repeat_gives_no_interval():
 
 def gaussian_queue(classes=3, size=400, width=5):
     g = torch.Generator().manual_seed(1)
-    return torch.randn(classes,size,width,generator=g)@torch.randn(width,width,generator=g) + 6*torch.randn(classes,1,width,generator=g)
+    return (torch.randn(classes,size,width,generator=g)@torch.randn(width,width,generator=g)
+            + 6*torch.randn(classes,1,width,generator=g))
 
 def test_vos_keeps_the_least_likely():
     from scipy.stats import multivariate_normal
@@ -192,19 +206,22 @@ def test_vos_keeps_the_least_likely():
     centred = (queue-queue.mean(1,keepdim=True)).flatten(0,1)
     cov = (centred.T@centred/len(centred)+1e-4*torch.eye(5)).numpy().astype(float)
     kept = vos_outliers(queue, 20, 0, candidates=4000)
-    assert kept.shape==(3,20,5) and kept.equal(vos_outliers(queue,20,0,candidates=4000)) and not kept.equal(vos_outliers(queue,20,1,candidates=4000))
+    assert (kept.shape==(3,20,5) and kept.equal(vos_outliers(queue,20,0,candidates=4000))
+            and not kept.equal(vos_outliers(queue,20,1,candidates=4000)))
     for c in range(3):
         normal = multivariate_normal(queue[c].mean(0).numpy().astype(float), cov)
         others = normal.logpdf(normal.rvs(4000, random_state=0))
         assert np.mean(others < normal.logpdf(kept[c].numpy().astype(float)).max()) < .015   # 20 of 4000 are 0.5%
-    spread = vos_outliers(queue, 2000, 0, candidates=2000)[0]-queue[0].mean(0)                 # all draws: the Gaussian itself
+    # all draws: the Gaussian itself
+    spread = vos_outliers(queue, 2000, 0, candidates=2000)[0]-queue[0].mean(0)
     assert np.allclose(np.cov(spread.numpy().T), cov, atol=.15*np.abs(cov).max())
 
 def test_npos_keeps_the_farthest():
     queue = gaussian_queue()
     def kth(x): return torch.cdist(x,queue).kthvalue(30,dim=2).values
     few,many = (npos_outliers(queue, n, 0, k=30, select=10, candidates=20) for n in (20,200))
-    assert (kth(few).min(1).values >= kth(many).topk(20,dim=1).values.min(1).values-1e-4).all()  # the farthest of all candidates
+    # the farthest of all candidates
+    assert (kth(few).min(1).values >= kth(many).topk(20,dim=1).values.min(1).values-1e-4).all()
     assert (kth(few).min(1).values > kth(queue).median(1).values).all()
 
 @pytest.mark.parametrize('kind', ['mixup','cutmix'])
@@ -228,7 +245,8 @@ def test_the_queue_holds_the_latest_features():
 @pytest.mark.parametrize('kind', ['mixup','vos','npos'])
 def test_made_outliers_train_and_go_on_where_they_were(trained, tmp_path, monkeypatch, kind):
     t = trained.profile.training.model_dump()
-    t['contenders'] = dict(plain={}, made=dict(start='plain',outliers=kind)); t['finetune'] |= dict(steps=20, batch_size=16)
+    t['contenders'] = dict(plain={}, made=dict(start='plain',outliers=kind))
+    t['finetune'] |= dict(steps=20, batch_size=16)
     profile = trained.profile.model_copy(update=dict(training=type(trained.profile.training)(**t)))
     runs,real,legs = [with_dreams(Run.open(profile, 0, tmp_path/n)) for n in ('whole','cut')],training.train_leg,[]
     run_training(runs[0])
@@ -246,11 +264,16 @@ def test_made_outliers_train_and_go_on_where_they_were(trained, tmp_path, monkey
 
 def test_made_outliers_are_named_alone(trained):
     d = trained.profile.model_dump()
-    with pytest.raises(ValueError, match='vos'): Profile(**d|dict(training=d['training']|dict(contenders=dict(plain={}, x=dict(start='plain',outliers='vos+knn')))))
-    with pytest.raises(ValueError, match='kept for outliers made'): Profile(**d|dict(decoding=d['decoding']|dict(pools=d['decoding']['pools']|dict(vos=dict(source='class_names',per_class=2)))))
+    with pytest.raises(ValueError, match='vos'):
+        Profile(**d|dict(training=d['training']
+                         |dict(contenders=dict(plain={}, x=dict(start='plain',outliers='vos+knn')))))
+    with pytest.raises(ValueError, match='kept for outliers made'):
+        Profile(**d|dict(decoding=d['decoding']
+                         |dict(pools=d['decoding']['pools']|dict(vos=dict(source='class_names',per_class=2)))))
 
 def test_a_contender_can_have_its_own_schedule(trained):
-    def of(**own): return make_plan(trained.profile.training, Contender(start='cross_entropy', finetune=own or None), 500)
+    def of(**own):
+        return make_plan(trained.profile.training, Contender(start='cross_entropy', finetune=own or None), 500)
     assert of(steps=7).steps == 7 and of(outlier_batch_size=5).outliers == 5
     assert of(vae_fraction=0).vae == 0 and of(lr=.5).lr == .5
     assert of(steps=7).batch_size == of().batch_size
@@ -258,7 +281,8 @@ def test_a_contender_can_have_its_own_schedule(trained):
 
 def test_a_row_computed_alone_is_the_row_of_the_table(trained, tmp_path):
     alone = with_dreams(Run.open(only(trained.profile,['Both']), trained.seed, tmp_path))
-    assert list(alone.profile.training.contenders)==['plain','dreams'] and list(alone.profile.evaluation.methods)==['Both']
+    assert (list(alone.profile.training.contenders)==['plain','dreams']
+            and list(alone.profile.evaluation.methods)==['Both'])
     assert set(alone.profile.decoding.pools)<set(trained.profile.decoding.pools)
     run_training(alone)
     a,b = (load_tensors(r.stage('training')/'dreams.safetensors') for r in (trained,alone))
@@ -270,7 +294,8 @@ def test_shares_of_classes_are_labels_too():
     assert torch.allclose(a[0],b[0]) and a[1]['accuracy']==b[1]['accuracy']
 
 def test_dream_id_over_numbers_of_images_policies_and_shifts(trained, tmp_path, monkeypatch):
-    profile = trained.profile.model_copy(update=dict(dream_id=trained.profile.dream_id.model_copy(update=dict(repeats=1, sizes={2:2,4:3}, augment=['augmix','cutmix'], shifts=True))))
+    profile = trained.profile.model_copy(update=dict(dream_id=trained.profile.dream_id.model_copy(update=dict(repeats=1,
+        sizes={2:2,4:3}, augment=['augmix','cutmix'], shifts=True))))
     whole,cut = (with_dreams(Run.open(profile, 0, tmp_path/n)) for n in ('whole','cut'))
     run_dream_id(whole)
     a,s = (pd.read_csv(whole.stage('dream_id')/f) for f in ('accuracy.csv','shift.csv'))
@@ -285,13 +310,18 @@ def test_dream_id_over_numbers_of_images_policies_and_shifts(trained, tmp_path, 
     with pytest.raises(KeyboardInterrupt): run_dream_id(cut)
     run_dream_id(cut)
     assert len(n)==1+len(a)
-    for f,t in (('accuracy.csv',a),('shift.csv',s)): pd.testing.assert_frame_equal(pd.read_csv(cut.stage('dream_id')/f), t)
+    for f,t in (('accuracy.csv',a),('shift.csv',s)):
+        pd.testing.assert_frame_equal(pd.read_csv(cut.stage('dream_id')/f), t)
 
 def test_a_contender_alone_may_ask_for_the_autoencoder(trained, tmp_path):
     t = trained.profile.training
-    def asked(share): return trained.profile.model_copy(update=dict(training=t.model_copy(update=dict(finetune=t.finetune.model_copy(update=dict(vae_fraction=0.)),
-        contenders=dict(plain=Contender(), dreams=Contender(start='plain', outliers='knn', finetune=dict(vae_fraction=share)))))))
+    def asked(share):
+        return trained.profile.model_copy(
+            update=dict(training=t.model_copy(update=dict(finetune=t.finetune.model_copy(update=dict(vae_fraction=0.)),
+        contenders=dict(plain=Contender(), dreams=Contender(start='plain', outliers='knn',
+                finetune=dict(vae_fraction=share)))))))
     for share,images in ((.5,True),(0.,False)):
         run = with_dreams(Run.open(asked(share), 0, tmp_path/str(share))); train = id_set(run.profile.data,'train')
         assert (vae_images(run, train, tmp_path/f'{share}.safetensors') is not None)==images
-        assert make_plan(run.profile.training, run.profile.training.contenders['dreams'], len(train)).vae==round(share*8)
+        assert make_plan(run.profile.training, run.profile.training.contenders['dreams'],
+                         len(train)).vae==round(share*8)
