@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn,Tensor
-from .core import DreamError
+from .core import DreamError,import_lightly
 from .settings import ImageFormat
 from .data import ImageSet,batches,eval_transform
 from .networks import channels_last,device_of,features
@@ -67,9 +67,8 @@ def accuracy(
 
 # %% ../nbs/08_detectors.ipynb #5c4d901a
 def pod():
-    "pytorch-ood's detectors: slow to import, and a classifier is loaded without them."
-    from pytorch_ood import detector
-    return detector
+    "pytorch-ood's detectors: imported when one is fitted, and without SciPy's statistics, which only its OpenMax needs."
+    return import_lightly('pytorch_ood.detector', {'scipy.stats':dict(exponweib=None)})
 
 def shaping(name): # ReAct, ASH or SCALE of pytorch-ood
     "A detector that changes features and takes the energy of what the last layer then says."
