@@ -93,7 +93,8 @@ class LogHandler(LogHandlerBase):
             self.begun.setdefault(record.jobid, record.rule_msg)   # a job that is tried again keeps its number
             say(f'\n== [{[*self.begun].index(record.jobid)+1} of {self.total}] {record.rule_msg}')
         elif event==LogEvent.JOB_ERROR and not INTERRUPTED.is_set():
-            say(f'\nStopped at {self.begun.get(record.jobid)} (see above). Mend the cause and call it again: it goes on.')
+            name = self.begun.get(record.jobid)
+            say(f'\nStopped at {name} (see above). Mend the cause and call it again: it goes on from there.')
         elif event==LogEvent.ERROR and not (self.begun and record.exception in FOLLOWS):
             say(LOCKED if record.exception=='LockException' else record.getMessage(), file=sys.stderr)
         elif record.getMessage()==NOTHING_TO_BE_DONE_MSG:
