@@ -170,4 +170,5 @@ def uncompiled(f, *args, **kwargs): # arguments and value as those of torch.comp
         return (compiler.disable(f, *args, **kwargs) if compiler else f)(*a, **k)
     return call
 
-COMPILER = {'torch._dynamo':dict(disable=uncompiled), 'torch._dynamo.utils':dict(is_compile_supported=None)} # for `import_lightly`
+COMPILER = { # what torchvision and timm ask of torch's compiler, for `import_lightly`
+    'torch._dynamo':dict(disable=uncompiled), 'torch._dynamo.utils':dict(is_compile_supported=None)}

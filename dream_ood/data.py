@@ -469,7 +469,7 @@ class Items(Dataset):
             torch.random.default_generator.manual_seed((self.seed+i)%2**63)
             return self.transform(self.ds[j][0])
 
-def _as_is(batch): return batch
+def _as_is(batch): return batch[0].contiguous(),batch[1]   # memory can only be pinned that no two elements share
 
 # %% ../nbs/01_data.ipynb #6b1582ea
 def batches(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DETECTORS', 'Outputs', 'outputs', 'views', 'right', 'accuracy', 'pod', 'shaping', 'reads_features', 'fit_detector',
-           'reads', 'percentile', 'combined', 'fisher', 'odin', 'Detector', 'checked_scores', 'threshold_for']
+           'lacking', 'reads', 'percentile', 'combined', 'fisher', 'odin', 'Detector', 'checked_scores',
+           'threshold_for']
 
 # %% ../nbs/08_detectors.ipynb #0dec0004
 from copy import deepcopy
@@ -67,7 +68,7 @@ def accuracy(
 
 # %% ../nbs/08_detectors.ipynb #5c4d901a
 def pod():
-    "pytorch-ood's detectors: imported when one is fitted, and without SciPy's statistics, which only its OpenMax needs."
+    "pytorch-ood's detectors, imported when one is fitted, and without SciPy's statistics: only its OpenMax needs them."
     return import_lightly('pytorch_ood.detector', {'scipy.stats':dict(exponweib=None)})
 
 def shaping(name): # ReAct, ASH or SCALE of pytorch-ood
@@ -106,7 +107,8 @@ def fit_detector(
     **settings               # of the detector, see `GRIDS`
 ): # Outputs, or a pair (see `views`) -> scores (N,) float64, higher = more ID
     """A scoring rule that reads outputs, fitted; a pair of views gets the mean of their scores. Raises DreamError
-    for an unknown name or too few images to fit it to."""
+    for an unknown name, or if the images to fit it to are missing or too few."""
+    if name in ('combined','fisher') and validation is None: raise lacking(name, 'validation')
     def other(n, **kw): return fit_detector(n, head, train, T=T, neighbour=neighbour, batch_size=batch_size, **kw)
     if name=='combined': return combined(other('energy'), other('knn',**settings), validation)
     if name=='fisher': return fisher(other('energy'), other(settings.get('second','mahalanobis')), validation)
@@ -117,6 +119,7 @@ def fit_detector(
     d = DETECTORS[name](deepcopy(head).cpu().requires_grad_(False), T, **settings)
     kind,read = reads(d)
     on = views(validation)[0] if kind=='logits' else train
+    if d.requires_fit and on is None: raise lacking(name, 'validation' if kind=='logits' else 'train')
     try: d.requires_fit and getattr(d,f'fit_{kind}')(read(on), on.labels)
     except (ValueError,AssertionError) as e:
         raise DreamError(f'Detector {name!r} cannot be fitted to {len(on.labels)} images '
@@ -124,6 +127,14 @@ def fit_detector(
     predict = getattr(d,f'predict_{kind}')
     def score(o): return -torch.cat([predict(x) for x in read(o).split(batch_size)]).double()
     return lambda o: torch.stack([score(v) for v in views(o)]).mean(0)
+
+def lacking(
+    name:str, # of a detector
+    what:str  # 'train' or 'validation'
+)->DreamError:
+    "The error for a detector that is given nothing to be fitted to."
+    kind = dict(train='training images', validation='other ID images')[what]
+    return DreamError(f'Detector {name!r} is fitted to outputs of {kind}, and there are none: give `{what}`.')
 
 def reads(detector)->tuple: # what it reads; how that is taken from Outputs
     "What a detector of pytorch-ood looks at."
@@ -181,16 +192,17 @@ class Detector:
         name:str='energy',       # a key of `DETECTORS`, 'combined', 'fisher' or 'odin'
         train:ImageSet=None,     # training images, for the rules that read features
         validation:ImageSet=None,# other ID images, for 'combined', 'fisher' and 'kl_matching'
-        **settings               # T, neighbour, batch_size, and the rule's own, see `fit_detector` and `odin`
+        batch_size:int=500,
+        **settings               # T, neighbour, and the rule's own, see `fit_detector`; or those of `odin`
     ):
-        self.net,self.fmt,self.settings,self.score = net,fmt,settings,None
+        self.net,self.fmt,self.batch_size,self.settings,self.score = net,fmt,batch_size,settings,None
         if name=='odin': return
-        seen = [outputs(net, ds, fmt) if ds is not None else None
+        seen = [outputs(net, ds, fmt, batch_size) if ds is not None else None
                 for ds in (train if reads_features(name) else None, validation)]
-        self.score = fit_detector(name, net.get_classifier(), *seen, **settings)
+        self.score = fit_detector(name, net.get_classifier(), *seen, batch_size=batch_size, **settings)
     def __call__(self, ds:ImageSet)->Tensor: # (N,) float64 on the CPU, higher = more ID
-        return (self.score(outputs(self.net, ds, self.fmt)) if self.score else odin(self.net, ds, self.fmt,
-            **self.settings))
+        if self.score: return self.score(outputs(self.net, ds, self.fmt, self.batch_size))
+        return odin(self.net, ds, self.fmt, batch_size=self.batch_size, **self.settings)
 
 # %% ../nbs/08_detectors.ipynb #0dec0007
 def checked_scores(

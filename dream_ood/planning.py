@@ -27,7 +27,7 @@ from .sampling import parameters_of,sample
 from .training import make_plan
 from .detectors import reads_features
 from .dream_id import SHIFTS
-from .workflow import with_upstream
+from .runs import with_upstream
 
 # %% ../nbs/11_planning.ipynb #b3000009
 UNITS = dict(unet='image and solver step', decode='image', vae='image', train='image and step', score='image',

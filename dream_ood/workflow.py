@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INTERRUPTED', 'FOLLOWS', 'LOCKED', 'Mistake', 'runtime_sockets', 'execute_notebook', 'alive', 'end_with',
-           'LogHandler', 'withdraw', 'with_upstream', 'at_work', 'snakemake', 'run_graph']
+           'LogHandler', 'withdraw', 'at_work', 'snakemake', 'run_graph']
 
 # %% ../nbs/11_workflow.ipynb #b1000004
 import io,os,signal,sys,tempfile,threading,time
@@ -93,8 +93,8 @@ class LogHandler(LogHandlerBase):
             self.begun.setdefault(record.jobid, record.rule_msg)   # a job that is tried again keeps its number
             say(f'\n== [{[*self.begun].index(record.jobid)+1} of {self.total}] {record.rule_msg}')
         elif event==LogEvent.JOB_ERROR and not INTERRUPTED.is_set():
-            say(f'\nStopped at {self.begun.get(record.jobid)} (see above). Mend the cause and call it again: it goes '
-                'on.')
+            name = self.begun.get(record.jobid)
+            say(f'\nStopped at {name} (see above). Mend the cause and call it again: it goes on from there.')
         elif event==LogEvent.ERROR and not (self.begun and record.exception in FOLLOWS):
             say(LOCKED if record.exception=='LockException' else record.getMessage(), file=sys.stderr)
         elif record.getMessage()==NOTHING_TO_BE_DONE_MSG:
@@ -110,13 +110,6 @@ def withdraw(
         marks = [*(run.folder/'done').glob(f'{notebook}*.json')]
         if marks and not run.stage(stage).done:
             for m in marks: m.unlink()
-
-def with_upstream(stages)->list:
-    "These stages and all that they read, in their order."
-    from dream_ood.runs import STAGES
-    wanted = set(stages)
-    while more := {n for s in wanted for n in STAGES[s][1]}-wanted: wanted |= more
-    return [s for s in STAGES if s in wanted]
 
 # %% ../nbs/11_workflow.ipynb #b1000016
 @contextmanager
