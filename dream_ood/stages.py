@@ -920,6 +920,7 @@ def unknown_nouns(
     p:Profile
 )->list: # words for classes that a local foundation does not know; [] for a model on the hub
     "Which classes need another word in `data.nouns`."
+    from dream_ood.foundation import known   # sampling has one, too
     source = model_source(p.foundation.model)
     if not Path(source).is_dir(): return []
     words = SimpleNamespace(tokenizer=CLIPTokenizer.from_pretrained(source, subfolder='tokenizer'),
