@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from execnb.nbio import dict2nb
 from execnb.shell import CaptureShell
-from dream_ood import data,decoding,dream_id,evaluation,foundation,latent_space,sampling,training
+from dream_ood import stages
 from dream_ood.paper import (PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,
                              studies,value_name,write_studies)
 from dream_ood.core import DreamError,load_tensors
@@ -16,8 +16,7 @@ from dream_ood.training import few_classes
 from dream_ood.stages import classifier_of,outliers_of
 
 ROOT = Path(__file__).parent.parent
-STAGES = [data.run_data, foundation.run_foundation, latent_space.run_latent_space, sampling.run_sampling,
-          decoding.run_decoding]
+STAGES = [getattr(stages, f'run_{n}') for n in ('data', 'foundation', 'latent_space', 'sampling', 'decoding')]
 
 # -- the studies ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('name', ['mini','mini_full','smoke','imagenet100','imagenet10','cifar100','openood_cifar100'])
@@ -121,8 +120,8 @@ def make_runs(profile, seeds, folder):
         for seed in seeds:
             run = Run.open(s, seed, folder)
             for stage in STAGES: stage(run)
-            if n != 'dream-id': training.run_training(run); evaluation.run_evaluation(run)
-            if n != 'ablations': dream_id.run_dream_id(run)
+            if n != 'dream-id': stages.run_training(run); stages.run_evaluation(run)
+            if n != 'ablations': stages.run_dream_id(run)
     return folder
 
 @pytest.fixture(scope='module')
