@@ -18,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image,ImageDraw,ImageFont,ImageOps,UnidentifiedImageError
 from torch.utils.data import DataLoader,Dataset
+from .core import ASSETS,COMPILER,DreamError,import_lightly,nice,resolve,seed_for,sha256
+from .settings import Data,ImageFormat,Source,share_of
+
+# %% ../nbs/01_data.ipynb #c08b6186
+import_lightly('torchvision.transforms.v2', COMPILER)
 from torchvision import datasets
 from torchvision.transforms import v2
-from .core import ASSETS,DreamError,nice,resolve,seed_for,sha256
-from .settings import Data,ImageFormat,Source,share_of
 
 # %% ../nbs/01_data.ipynb #d24fc555
 class ImageSet(Dataset):

@@ -6,10 +6,14 @@
 __all__ = ['make_backbone', 'channels_last', 'features', 'device_of']
 
 # %% ../nbs/01_networks.ipynb #0de70004
-import timm,torch
-from timm.models.resnet import ResNet,BasicBlock
+import torch
 from torch import nn,Tensor
-from .core import DreamError
+from .core import COMPILER,DreamError,import_lightly
+
+# %% ../nbs/01_networks.ipynb #0de70014
+import_lightly('timm', COMPILER)
+import timm
+from timm.models.resnet import ResNet,BasicBlock
 
 # %% ../nbs/01_networks.ipynb #3ea90f1d
 def make_backbone(

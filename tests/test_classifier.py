@@ -379,6 +379,12 @@ def test_names_cannot_break_the_page(evaluated):
     # the data and the code of the page itself
     assert '<title>&lt;script&gt;' in page and page.count('</script>') == 2
 
+def test_class_names_cannot_break_the_report(evaluated, folder):
+    about, method = load_json(folder/'classifier.json'), chosen_method(compare_methods(evaluated))
+    about['classes'][0] = about['made_from']['foundation'] = '<script>alert(1)</script>'
+    page = report(evaluated, compare_methods(evaluated), about, results(evaluated, method))
+    assert '<script' not in page and page.count('&lt;script&gt;') == 3
+
 def test_a_classifier_that_refuses_little_is_warned_of():
     about = dict(measured=dict(ood=dict(cups=dict(accepted=.6), noise=dict(accepted=.1))))
     assert taken_in(about) == ['cups'] and taken_in(dict(measured=dict(ood=dict(cups=dict(accepted=.4))))) == []
@@ -403,7 +409,7 @@ def test_a_process_that_only_classifies_stays_light(folder):
     code = f"""import sys, torch
 from dream_ood.classifier import load
 load({str(folder)!r})(torch.zeros(1, 32, 32, dtype=torch.uint8))
-slow = 'diffusers transformers papermill snakemake pandas matplotlib.pyplot skimage sklearn'
+slow = 'diffusers transformers papermill snakemake pandas matplotlib.pyplot skimage sklearn numba scipy.stats torch._dynamo'
 heavy = set(slow.split()) & set(sys.modules)
 sys.exit(f'imported: {{sorted(heavy)}}' if heavy else 0)"""
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)

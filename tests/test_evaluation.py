@@ -16,7 +16,7 @@ from dream_ood import evaluation,stages
 from dream_ood.stages import *
 from dream_ood.detectors import *
 from dream_ood.evaluation import *
-from dream_ood.networks import channels_last
+from dream_ood.networks import channels_last,make_backbone
 from dream_ood.stages import classifier_of
 from conftest import tiny_profile
 
@@ -169,6 +169,31 @@ def test_odin_is_computed_once(trained, monkeypatch):
     monkeypatch.setattr(stages, 'odin', lambda *a,**k: pytest.fail('a network was run'))
     assert (scorer('odin')['ID validation'].equal(first['ID validation'])
             and not other['ID validation'].equal(first['ID validation']))
+
+@pytest.mark.parametrize('name', ALL)
+def test_images_in_memory_are_scored_without_a_run(name):
+    "From tensors and a network alone, as the pieces one by one say it, and images do not influence each other."
+    g,fmt = torch.Generator().manual_seed(0),ImageFormat(image_size=32)
+    def some(n):
+        x = torch.randint(0, 256, (n,1,32,32), generator=g, dtype=torch.uint8)
+        return ImageSet('mine', x, torch.arange(n)%3)
+    train,val,x = some(60),some(30),some(9)
+    net = make_backbone('resnet_mini', 3, 32).eval()
+    own = {} if name=='odin' else dict(T=2., neighbour=4)
+    detector = Detector(net, fmt, name, train, val, **own)
+    s = detector(x)
+    assert s.shape==(9,) and s.dtype==torch.float64 and torch.allclose(detector(x.subset(range(3))), s[:3], atol=1e-4)
+    seen = [outputs(net,ds,fmt) for ds in (train,val,x)]
+    if name!='odin': assert torch.equal(s, fit_detector(name, net.get_classifier(), *seen[:2], **own)(seen[2]))
+    assert 0<=ood_metrics(detector(val), s)['fpr95']<=1
+
+@pytest.mark.parametrize('name,lacks', [('knn','train'), ('mahalanobis','train'), ('react','train'),
+    ('kl_matching','validation'), ('combined','validation'), ('fisher','validation')])
+def test_a_detector_without_images_to_fit_it_to_is_one_sentence(made, name, lacks):
+    head,train,_,val = made
+    given = dict(train=train, validation=val); del given[lacks]
+    with pytest.raises(DreamError, match=f'{name}.* and there are none: give `{lacks}`'):
+        fit_detector(name, head, **given, neighbour=5)
 
 def test_accuracy_refuses_what_does_not_fit(made):
     x = made[2]
