@@ -27,6 +27,7 @@ from .runs import *
 from .data import *
 from .foundation import *
 from .latent_space import *
+from .search import *
 from .sampling import *
 from .decoding import *
 from .training import *
@@ -138,8 +139,9 @@ def run_sampling(run:Run):
     p,(z,y),a = run.profile,embeddings_of(run),anchors_of(run)
     for pool,how in p.sampling.pools.items():
         path = stage/f'{pool}.safetensors'
-        if not path.exists(): save_tensors(path, **sample_classes(how, z, y, a['anchors'], a['noun_embeddings'], run.seed, pool,
-                                                                   p.latent_space.temperature, p.data.classes))
+        if path.exists(): continue
+        save_tensors(path, **sample_classes(how, z, y, a['anchors'], a['noun_embeddings'], run.seed, pool,
+                                            p.latent_space.temperature, p.data.classes))
     stage.finish(*(f'{n}.safetensors' for n in p.sampling.pools))
 
 # %% ../nbs/05_decoding.ipynb #05de0002
