@@ -199,8 +199,8 @@ class Noise:
         if self.products is not None:
             out = self.products if some is None else self.products.index_select(0,some)
             return out if rows is None else out.index_select(1,rows)
-        w,a = self.w if some is None else self.w.index_select(0,
-            some),self.a if rows is None else self.a.index_select(0,rows)
+        w = self.w if some is None else self.w.index_select(0,some)
+        a = self.a if rows is None else self.a.index_select(0,rows)
         out = w@a.T
         if self.length is not None and bound:
             length,rest = self.length,self.space.rest
@@ -238,7 +238,7 @@ class Candidates:
     def noise(self, s:int, ps:range)->Noise: # of one part, for its candidates from s*PIECE on
         g = torch.Generator().manual_seed(self.seeds[s,0 if self.shared else ps.start].item())
         return Noise(self.space, min(PIECE,self.n-s*PIECE), g, self.shared)
-    def noises(self): # yields: which boundary points, their first candidate here, the noise of all from there on
+    def noises(self): # yields: which boundary points, their first candidate here, the noise of up to PIECE of each
         for s in range(len(self.seeds)):
             for ps in self.parts: yield ps, s*PIECE, self.noise(s, ps)
     def points(self, p, noise:Noise, some=None)->Tensor: # (k,d), computed in 64 bits, then rounded as embeddings
