@@ -409,7 +409,8 @@ def test_a_process_that_only_classifies_stays_light(folder):
     code = f"""import sys, torch
 from dream_ood.classifier import load
 load({str(folder)!r})(torch.zeros(1, 32, 32, dtype=torch.uint8))
-slow = 'diffusers transformers papermill snakemake pandas matplotlib.pyplot skimage sklearn numba scipy.stats torch._dynamo'
+slow = ('diffusers transformers papermill snakemake pandas matplotlib.pyplot skimage sklearn '
+        'numba scipy.stats torch._dynamo')
 heavy = set(slow.split()) & set(sys.modules)
 sys.exit(f'imported: {{sorted(heavy)}}' if heavy else 0)"""
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)

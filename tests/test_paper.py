@@ -10,7 +10,7 @@ from dream_ood import stages
 from dream_ood.paper import (PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,
                              studies,value_name,write_studies)
 from dream_ood.core import DreamError,load_tensors
-from dream_ood.study import Profile,load_profile
+from dream_ood.study import Profile,load_profile,read_profile
 from dream_ood.runs import Run
 from dream_ood.training import few_classes
 from dream_ood.stages import classifier_of,outliers_of
@@ -103,7 +103,7 @@ def at_root():
 
 @pytest.fixture(scope='module')
 def profile(tmp_path_factory):
-    d = yaml.safe_load((ROOT/'profiles/smoke.yaml').read_text())
+    d = read_profile(ROOT/'profiles/smoke.yaml')
     d['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
     d |= dict(name='pages', paper=dict(backbones=['mobilenetv3_small_050'], sizes={5:2, 10:3}, inliers_per_class=6))
     path = tmp_path_factory.mktemp('profiles')/'pages.yaml'
@@ -128,7 +128,7 @@ def make_runs(profile, seeds, folder):
 def bare(tmp_path_factory):
     """One seed of a profile as the paper's are: far OOD sets alone, no validation outliers, no real outliers, no
     other nouns, one size of Dream-ID; its path and runs."""
-    d = yaml.safe_load((ROOT/'profiles/smoke.yaml').read_text())
+    d = read_profile(ROOT/'profiles/smoke.yaml')
     d['latent_space']['epochs'] = 8
     for k in ('wide','validation_outliers'): d['data'].pop(k, None)
     d['data']['ood'] = {n:s for n,s in d['data']['ood'].items() if s['group']=='far'}
