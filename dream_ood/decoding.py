@@ -26,7 +26,7 @@ from .plots import image_grid,render
 from .data import ImageSet
 from .foundation import checked,draw,encode_empty,spread,use_solver
 from .latent_space import Encoder,embed
-from .sampling import kth_distance,own_distance
+from .search import kth_distance,own_distance
 
 # %% ../nbs/05_decoding.ipynb #dae8e0c8
 def plan_sampled(

@@ -33,6 +33,7 @@ from .data import *
 from .networks import *
 from .foundation import *
 from .latent_space import *
+from .search import *
 from .sampling import *
 from .decoding import *
 from .training import *
@@ -40,6 +41,8 @@ from .dream_id import *
 from .detectors import *
 from .evaluation import *
 from .classifier import FORMAT
+from .detectors import accuracy   # latent_space has one, too
+from .foundation import known   # sampling has one too
 
 # %% ../nbs/01_data.ipynb #928f9313
 def run_data(run:Run):
@@ -158,9 +161,9 @@ def run_sampling(run:Run):
     p,(z,y),a = run.profile,embeddings_of(run),anchors_of(run)
     for pool,how in p.sampling.pools.items():
         path = stage/f'{pool}.safetensors'
-        if not path.exists():
-            save_tensors(path, **sample_classes(how, z, y, a['anchors'], a['noun_embeddings'], run.seed, pool,
-                                                                   p.latent_space.temperature, p.data.classes))
+        if path.exists(): continue
+        save_tensors(path, **sample_classes(how, z, y, a['anchors'], a['noun_embeddings'], run.seed, pool,
+                                            p.latent_space.temperature, p.data.classes))
     stage.finish(*(f'{n}.safetensors' for n in p.sampling.pools))
 
 # %% ../nbs/05_decoding.ipynb #05de0002
@@ -920,7 +923,6 @@ def unknown_nouns(
     p:Profile
 )->list: # words for classes that a local foundation does not know; [] for a model on the hub
     "Which classes need another word in `data.nouns`."
-    from dream_ood.foundation import known   # sampling has one, too
     source = model_source(p.foundation.model)
     if not Path(source).is_dir(): return []
     words = SimpleNamespace(tokenizer=CLIPTokenizer.from_pretrained(source, subfolder='tokenizer'),

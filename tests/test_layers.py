@@ -5,7 +5,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GROUND = ['core', 'plots', 'settings']
-METHOD = ['data', 'networks', 'foundation', 'latent_space', 'search', 'sampling', 'decoding', 'training', 'dream_id', 'detectors', 'evaluation',
+METHOD = ['data', 'networks', 'foundation', 'latent_space', 'search', 'sampling', 'decoding', 'training', 'dream_id',
+          'detectors', 'evaluation',
           'classifier']
 
 def tree(module): return ast.parse((ROOT/'dream_ood'/f'{module}.py').read_text())
@@ -54,10 +55,22 @@ def code_of(path):
     import nbformat
     return [l for c in nbformat.read(path, 4).cells if c.cell_type == 'code' for l in c.source.splitlines()]
 
-FILES = [f for pattern in ('nbs/*.ipynb', 'nbs/paper/*.ipynb', 'nbs/benchmarks/*.ipynb', 'nbs/shards/*.ipynb', 'dream_ood/*.py',
+FILES = [f for pattern in ('nbs/*.ipynb', 'nbs/paper/*.ipynb', 'nbs/benchmarks/*.ipynb', 'nbs/shards/*.ipynb',
+                           'dream_ood/*.py',
                            'tests/*.py', 'workflow/Snakefile', 'profiles/*.yaml', 'setup.py')
          for f in sorted(ROOT.glob(pattern)) if f.name != '_modidx.py']
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_line_of_code_is_longer_than_120(path):
     assert [l for l in code_of(path) if len(l) > 120] == []
+
+def test_stages_use_no_name_that_two_modules_have():
+    "The stages take all public names of the method; one that two modules define would be the later module's, unseen."
+    import dream_ood.stages as stages
+    defined = {m: {n.name for n in tree(m).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != '_'}
+               for m in GROUND + METHOD + ['study', 'runs']}
+    explicit = {a.name for n in tree('stages').body if isinstance(n, ast.ImportFrom) for a in n.names}
+    used = {n.id for n in ast.walk(tree('stages')) if isinstance(n, ast.Name)} - explicit
+    twice = {n: [m for m in defined if n in defined[m]] for n in used if sum(n in d for d in defined.values()) > 1}
+    own = {n.name for n in tree('stages').body if isinstance(n, ast.FunctionDef)}
+    assert {n: ms for n, ms in twice.items() if n not in own} == {}

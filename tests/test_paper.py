@@ -6,18 +6,17 @@ from functools import lru_cache
 from pathlib import Path
 from execnb.nbio import dict2nb
 from execnb.shell import CaptureShell
-from dream_ood import data,decoding,dream_id,evaluation,foundation,latent_space,sampling,training
+from dream_ood import stages
 from dream_ood.paper import (PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,
                              studies,value_name,write_studies)
 from dream_ood.core import DreamError,load_tensors
-from dream_ood.study import Profile,load_profile
+from dream_ood.study import Profile,load_profile,read_profile
 from dream_ood.runs import Run
 from dream_ood.training import few_classes
 from dream_ood.stages import classifier_of,outliers_of
 
 ROOT = Path(__file__).parent.parent
-STAGES = [data.run_data, foundation.run_foundation, latent_space.run_latent_space, sampling.run_sampling,
-          decoding.run_decoding]
+STAGES = [getattr(stages, f'run_{n}') for n in ('data', 'foundation', 'latent_space', 'sampling', 'decoding')]
 
 # -- the studies ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('name', ['mini','mini_full','smoke','imagenet100','imagenet10','cifar100','openood_cifar100'])
@@ -104,7 +103,7 @@ def at_root():
 
 @pytest.fixture(scope='module')
 def profile(tmp_path_factory):
-    d = yaml.safe_load((ROOT/'profiles/smoke.yaml').read_text())
+    d = read_profile(ROOT/'profiles/smoke.yaml')
     d['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
     d |= dict(name='pages', paper=dict(backbones=['mobilenetv3_small_050'], sizes={5:2, 10:3}, inliers_per_class=6))
     path = tmp_path_factory.mktemp('profiles')/'pages.yaml'
@@ -121,15 +120,15 @@ def make_runs(profile, seeds, folder):
         for seed in seeds:
             run = Run.open(s, seed, folder)
             for stage in STAGES: stage(run)
-            if n != 'dream-id': training.run_training(run); evaluation.run_evaluation(run)
-            if n != 'ablations': dream_id.run_dream_id(run)
+            if n != 'dream-id': stages.run_training(run); stages.run_evaluation(run)
+            if n != 'ablations': stages.run_dream_id(run)
     return folder
 
 @pytest.fixture(scope='module')
 def bare(tmp_path_factory):
     """One seed of a profile as the paper's are: far OOD sets alone, no validation outliers, no real outliers, no
     other nouns, one size of Dream-ID; its path and runs."""
-    d = yaml.safe_load((ROOT/'profiles/smoke.yaml').read_text())
+    d = read_profile(ROOT/'profiles/smoke.yaml')
     d['latent_space']['epochs'] = 8
     for k in ('wide','validation_outliers'): d['data'].pop(k, None)
     d['data']['ood'] = {n:s for n,s in d['data']['ood'].items() if s['group']=='far'}

@@ -7,7 +7,7 @@ from PIL import Image
 from diffusers import AutoencoderKL,PNDMScheduler,StableDiffusionPipeline,UNet2DConditionModel
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTokenizer
 from dream_ood.core import DreamError
-from dream_ood.study import Profile,load_profile
+from dream_ood.study import Profile,load_profile,read_profile
 from dream_ood.runs import Run,STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +100,7 @@ def test_all_studies_of_the_paper_are_planned(project, capsys, computes_nothing)
     with pytest.raises(DreamError, match='no target'): plan.plan_study('profiles/mini.yaml', [0], '_runs', '', 'papers')
 
 def test_backbones_of_contenders_have_rates_of_their_own(project):
-    d = yaml.safe_load(Path('profiles/smoke.yaml').read_text())
+    d = read_profile('profiles/smoke.yaml')
     d['training']['contenders'] |= dict(big=dict(backbone='resnet18'))
     d['evaluation']['methods'] |= dict(Big=dict(contender='big', detector='energy'))
     study,n = Profile(**d),{'ID train':512,'ID validation':200,'ID test':200}
@@ -118,7 +118,7 @@ def test_a_damaged_foundation_is_named(project, capsys):
     assert 'no model_index.json' in section(said(capsys,'profiles/mine.yaml'),'What has to be there')
 
 def test_what_a_class_has_too_few_images_for_is_said_before_the_run(project, capsys):
-    d = yaml.safe_load(Path('profiles/smoke.yaml').read_text())
+    d = read_profile('profiles/smoke.yaml')
     d['dream_id']['real_per_class'],d['sampling']['pools']['knn']['k'] = 65,64      # train_per_class is 64
     Path('profiles/mine.yaml').write_text(yaml.safe_dump(d|dict(name='mine')))
     few = [l for l in section(said(capsys,'profiles/mine.yaml'),'What has to be there').splitlines() if 'TOO FEW' in l]
@@ -126,7 +126,7 @@ def test_what_a_class_has_too_few_images_for_is_said_before_the_run(project, cap
             and 'dream_id.real_per_class needs 65' in few[1])
 
 def test_trainings_of_dream_id_are_counted_over_sizes_policies_and_shifts(project):
-    d = yaml.safe_load(Path('profiles/smoke.yaml').read_text())
+    d = read_profile('profiles/smoke.yaml')
     d['dream_id'] |= dict(sizes={4:10, 10:30}, augment=['cutmix'], shifts=True, repeats=2, batch_size=64,
                           test_per_class=10)
     n = {'ID train':512,'ID validation':200,'ID test':200}

@@ -1,13 +1,14 @@
-"""Sampling: the rules against brute force, the same samples on any block size and number of threads, and bad input
-in one sentence."""
+"""Sampling: the rules against brute force, the fast search against the plain lines, the same samples on any block size
+and number of threads, and bad input in one sentence."""
 import numpy as np,pytest,torch
 import torch.nn.functional as F
 from fastcore.test import test_close as close
 from sklearn.neighbors import NearestNeighbors
-from dream_ood import sampling
+from dream_ood import search
 from dream_ood.core import DreamError
-from dream_ood.sampling import (Candidates,Noise,RULES,Space,boundary_points,extremes,farthest,kth_distance,misread,
-                                neighbours,own_distance,percentiles,sample,slerp)
+from dream_ood.sampling import RULES,inliers,knn,misread,percentiles,plain_distance,plain_knn,sample,slerp
+from dream_ood.search import (Candidates,Noise,Space,boundary_points,extremes,farthest,kth_distance,neighbours,
+                              own_distance)
 
 D,N,K = 24,120,7
 PARAMS = dict(k=K, select=12, candidates=150, keep=2, sigma=.1, strength=[.35,.85], nouns=3, step=.05, extra=2.)
@@ -26,8 +27,10 @@ def draw(rule='knn', z=z, M=20, seed=3, **changes):
     return sample(rule, z, M, torch.Generator().manual_seed(seed),
                   **(PARAMS|dict(noun_embeddings=nouns, anchors=words(z), label=0)|changes))
 def brute(q, k, own=False): # an independent k-NN distance
-    return NearestNeighbors(n_neighbors=k+own,
-                            algorithm='brute').fit(z.double().numpy()).kneighbors(q.double().numpy())[0][:,-1]
+    return brute_of(z, q, k+own)
+def brute_of(bank, q, k):
+    found = NearestNeighbors(n_neighbors=k, algorithm='brute').fit(bank.double().numpy())
+    return found.kneighbors(q.double().numpy())[0][:,-1]
 
 def test_distances_agree_with_scikit_learn():
     close(own_distance(z,K).numpy(), brute(z,K,own=True), 1e-6)
@@ -60,7 +63,7 @@ def test_percentiles_of_the_rules():
     around = Candidates(z, boundary_points(z,K,20), .1, 1000, g).distances(K)
     assert percentiles(around, farthest(around,5)).mean()>=.99
     assert .4<percentiles(around, misread(around,10)).mean()<.6
-    assert percentiles(around, sampling.nearest(around,5)).mean()<=.01
+    assert percentiles(around, search.nearest(around,5)).mean()<=.01
 
 def flat(n, seed, rest): # n points of one class, nearly all of them in six of 64 dimensions
     g = torch.Generator().manual_seed(seed)
@@ -72,7 +75,7 @@ def flat(n, seed, rest): # n points of one class, nearly all of them in six of 6
 @pytest.mark.parametrize('points,few', [(unit(N,0),False), (flat(150,1,0.),True), (flat(150,2,.02),True),
                                         (-flat(150,3,.5),False)])
 def test_extremes_are_what_sorting_all_distances_gives(points, few, inward, shared):
-    for sigma,k,n,keep in ((.1,K,150,3),(1.,40,sampling.PIECE+100,2),(.02,1,50,60)):
+    for sigma,k,n,keep in ((.1,K,150,3),(1.,40,search.PIECE+100,2),(.02,1,50,60)):
         around = Candidates(points, boundary_points(points,k,5), sigma, n, torch.Generator().manual_seed(7), shared)
         assert (around.space.Q is not None)==few
         p,e,v,d = extremes(around, k, keep, inward, block=1000)
@@ -81,8 +84,29 @@ def test_extremes_are_what_sorting_all_distances_gives(points, few, inward, shar
         for i in range(5):
             close(d[p==i], best.values[i], 1e-9)
             assert set(e[p==i].tolist())==set(best.indices[i].tolist())
-        np.testing.assert_allclose(NearestNeighbors(n_neighbors=k).fit(points.double().numpy()).kneighbors(
-            v.double().numpy())[0][:,-1], d, atol=1e-5)
+        np.testing.assert_allclose(brute_of(points,v,k), d, atol=1e-5)
+
+CLOUDS = dict(few=unit(9,1), one_class=z, drawn_in_parts=flat(200,2,.02), wide=flat(200,3,.5),
+              each_four_times=unit(30,4).repeat(4,1), axes=torch.cat([torch.eye(24),-torch.eye(24)]),
+              some_twelve_times=torch.cat([unit(40,5),unit(5,6).repeat(12,1)]))
+
+@pytest.mark.parametrize('shared', [False,True])
+@pytest.mark.parametrize('inward', [False,True])
+@pytest.mark.parametrize('cloud', CLOUDS)
+def test_fast_search_and_plain_lines_agree(cloud, inward, shared):
+    points = CLOUDS[cloud]
+    k = min(K, len(points)//3)
+    close(plain_distance(points,points,k), kth_distance(points,points,k), 1e-7)
+    # those that are there twelve times are at no distance from their neighbours, and any of them may be first
+    if inward and cloud=='some_twelve_times': return
+    # in several rounds; fewer than there are boundary points; candidates in pieces
+    for M,select,n,keep in ((50,12,60,2), (5,12,7,9), (10,3,search.PIECE+50,3)):
+        q,g,space = dict(k=k, select=select, keep=keep, sigma=.1),torch.Generator().manual_seed(3),Space(points)
+        fast = (inliers if inward else knn)(points, M, torch.Generator().manual_seed(3), candidates=n,
+                                            noise='shared' if shared else 'fresh', **q)
+        plain = plain_knn(points, M, lambda b: Candidates(space,b,.1,n,g,shared).vectors(), inward=inward, **q)
+        assert torch.equal(fast.boundary, plain.boundary)
+        close(fast.z, plain.z, 1e-6); close(fast.distance, plain.distance, 1e-9)
 
 def test_noise_drawn_in_parts_is_gaussian():
     space = Space(flat(150,2,.02))
@@ -120,9 +144,8 @@ def test_shared_and_fresh_noise():
         s = draw(rule, M=12, select=12, keep=1, candidates=5, sigma=100.)   # so strong that only the noise is left
         return (s.z@s.z.T).fill_diagonal_(0).max().item()
     assert noise('knn')<.9<noise('reference')
-    # the very same noise
-    assert (draw('knn',M=12,select=12,keep=1,candidates=5,sigma=100.,noise='shared').z@draw('reference',M=12,select=12,
-        keep=1,candidates=5,sigma=100.).z.T).max()>.9
+    only = dict(M=12, select=12, keep=1, candidates=5, sigma=100.)
+    assert (draw('knn',noise='shared',**only).z@draw('reference',**only).z.T).max()>.9   # the very same noise
 
 def test_drift():
     s = draw('drift', M=300, strength=[.25,.25])
@@ -200,11 +223,9 @@ def test_slerp_of_equal_and_opposite_points_is_finite():
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('points', [z,flat(150,2,.02)])   # noise drawn at once, and in parts
 def test_same_seed_same_samples_on_any_block_and_threads(points, rule):
+    others = torch.randn(9, points.shape[1], generator=torch.Generator().manual_seed(5))
     def draw(rule, **changes):
-        return globals()['draw'](rule,
-                                 **(dict(z=points, anchors=words(points),
-                                         noun_embeddings=torch.randn(9,points.shape[1],
-                generator=torch.Generator().manual_seed(5)))|changes))
+        return globals()['draw'](rule, **(dict(z=points, anchors=words(points), noun_embeddings=others)|changes))
     first,threads = draw(rule),torch.get_num_threads()
     try:
         for n,block in ((1,2**22),(2,2**22),(2,131),(1,1)):
@@ -217,11 +238,11 @@ def test_same_seed_same_samples_on_any_block_and_threads(points, rule):
     close(first.z.norm(dim=1), torch.ones(20), 1e-5)
 
 def test_many_candidates_are_drawn_in_pieces():
-    around = Candidates(z, torch.tensor([0,1]), .1, sampling.PIECE+3, torch.Generator().manual_seed(0))
-    assert sorted((p,first,len(v)) for p,first,v in around)==[(0,0,sampling.PIECE),(0,sampling.PIECE,3),
-        (1,0,sampling.PIECE),(1,sampling.PIECE,3)]
+    around = Candidates(z, torch.tensor([0,1]), .1, search.PIECE+3, torch.Generator().manual_seed(0))
+    pieces = [(p,first,m) for p in (0,1) for first,m in ((0,search.PIECE),(search.PIECE,3))]
+    assert sorted((p,first,len(v)) for p,first,v in around)==pieces
     d = around.distances(K)
-    p,e = torch.tensor([1,0]),torch.tensor([sampling.PIECE+2,5])
+    p,e = torch.tensor([1,0]),torch.tensor([search.PIECE+2,5])
     close(brute(around[p,e],K), d[p,e].numpy(), 1e-6)
 
 nan = z.clone(); nan[3,0] = torch.nan
@@ -253,8 +274,8 @@ def test_counting_compiled_is_counting():
     s,own,t = torch.randn(40,300,generator=g),torch.rand(5,300,generator=g),torch.rand(5,40,generator=g)
     for k in (1,60,300):
         slow = torch.stack([((s*.5).add_(o)>x[:,None]).sum(1)>=k for o,x in zip(own,t)])
-        assert torch.equal(sampling.at_least(s,own,t,k,.5), slow)
-    assert sampling.at_least(s,own,t,150,.5).float().mean() not in (0,1)
+        assert torch.equal(search.at_least(s,own,t,k,.5), slow)
+    assert search.at_least(s,own,t,150,.5).float().mean() not in (0,1)
 
 @pytest.mark.parametrize('width', [64,256])
 def test_main_directions_hold_the_embeddings(width):
@@ -262,7 +283,7 @@ def test_main_directions_hold_the_embeddings(width):
     for few,within in ((10,16),(60,70)):
         x = F.normalize(torch.randn(400,few,generator=g)@torch.randn(few,width,generator=g)
                         + .02*torch.randn(400,width,generator=g), dim=1)
-        Q = sampling.main_directions(x)
+        Q = search.main_directions(x)
         if few>width//2: assert Q is None; continue
         assert few<=Q.shape[1]<=within
         close(Q.T@Q, torch.eye(Q.shape[1]), 1e-5)
@@ -275,7 +296,3 @@ def test_equal_embeddings_tie():
     for k in (1,4,5,60,120): close(kth_distance(q,same,k).numpy(), brute_of(same,q,k), 1e-6)
     s = sample('knn', same, 10, torch.Generator().manual_seed(0), k=7, select=5, candidates=40, keep=2, sigma=.1)
     close(s.distance.numpy(), brute_of(same,s.z,7), 1e-5)
-
-def brute_of(bank, q, k):
-    return NearestNeighbors(n_neighbors=k,
-                            algorithm='brute').fit(bank.double().numpy()).kneighbors(q.double().numpy())[0][:,-1]
