@@ -230,7 +230,7 @@ def answers(
     from dream_ood.core import DreamError
     rows,wrong,ready = [],[],[]
     for f in images:
-        try: as_pixels(f, classify.run.profile.data.greyscale)
+        try: as_pixels(f, classify.fmt.greyscale)
         except DreamError as e: wrong.append(str(e))
         else: ready.append(f)
     for some in (ready[i:i+batch] for i in range(0,len(ready),batch)):

@@ -237,12 +237,13 @@ def images(study)->tuple:
     d,found,missing,least = study.data,{},{},None
     def having(section, **changes):
         return study.model_copy(update={section:getattr(study,section).model_copy(update=changes)})
-    roles = {f'ID {s}':(getattr(d,s), lambda s=s: id_set(study,s)) for s in ('train','validation','test')}
-    if d.wide: roles['wide'] = d.wide,lambda: wide_set(study)
-    if d.validation_outliers: roles['validation outliers'] = d.validation_outliers,lambda: validation_outliers(study)
-    for n,src in d.ood.items(): roles[n] = src,lambda n=n,src=src: ood_sets(having('data', ood={n:src}))[n]
+    roles = {f'ID {s}':(getattr(d,s), lambda s=s: id_set(study.data,s)) for s in ('train','validation','test')}
+    if d.wide: roles['wide'] = d.wide,lambda: wide_set(study.data)
+    if d.validation_outliers:
+        roles['validation outliers'] = d.validation_outliers,lambda: validation_outliers(study.data)
+    for n,src in d.ood.items(): roles[n] = src,lambda n=n,src=src: ood_sets(having('data', ood={n:src}).data)[n]
     for n,src in elsewhere(study).items():
-        roles[n] = src,lambda n=n,src=src: shift_sets(having('dream_id', shift_sets={n:src}))[n]
+        roles[n] = src,lambda n=n,src=src: shift_sets({n:src}, d)[n]
     for n,(src,load) in roles.items():
         src = src if src.download is None else src.model_copy(update=dict(download=None))
         try:
