@@ -235,10 +235,13 @@ def elsewhere(study)->dict:
 def images(study)->tuple:
     "Set -> images; set -> what is said of one that is missing; training images of the smallest class and its name."
     d,found,missing,least = study.data,{},{},None
-    roles = {f'ID {s}':(getattr(d,s), lambda s=s: id_set(d,s)) for s in ('train','validation','test')}
-    if d.wide: roles['wide'] = d.wide,lambda: wide_set(d)
-    if d.validation_outliers: roles['validation outliers'] = d.validation_outliers,lambda: validation_outliers(d)
-    for n,src in d.ood.items(): roles[n] = src,lambda n=n,src=src: ood_sets(d.model_copy(update=dict(ood={n:src})))[n]
+    def having(section, **changes):
+        return study.model_copy(update={section:getattr(study,section).model_copy(update=changes)})
+    roles = {f'ID {s}':(getattr(d,s), lambda s=s: id_set(study.data,s)) for s in ('train','validation','test')}
+    if d.wide: roles['wide'] = d.wide,lambda: wide_set(study.data)
+    if d.validation_outliers:
+        roles['validation outliers'] = d.validation_outliers,lambda: validation_outliers(study.data)
+    for n,src in d.ood.items(): roles[n] = src,lambda n=n,src=src: ood_sets(having('data', ood={n:src}).data)[n]
     for n,src in elsewhere(study).items():
         roles[n] = src,lambda n=n,src=src: shift_sets({n:src}, d)[n]
     for n,(src,load) in roles.items():

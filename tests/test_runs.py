@@ -57,7 +57,7 @@ def test_missing_key_missing_file_and_broken_yaml(tmp_path, mini):
     with pytest.raises(DreamError, match='no keys'): load_profile(tmp_path/'empty.yaml')
 
 def test_command_line_says_one_sentence(tmp_path):
-    r = subprocess.run([sys.executable,'-m','dream_ood.runs','check',str(tmp_path/'none.yaml')],
+    r = subprocess.run([sys.executable,'-m','dream_ood','check',str(tmp_path/'none.yaml')],
                        capture_output=True, text=True)
     assert r.returncode==2 and r.stderr.startswith('Error: ') and r.stderr.count('\n')==1
 
