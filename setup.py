@@ -1,7 +1,7 @@
 """Everything is said in settings.ini; this only passes it on to setuptools.
 
-A wheel brings the notebooks, profiles and workflow too, as dream_ood/shipped/: `dream-ood reproduce` runs them where there
-is no checkout (dream_ood.core.SHIPPED)."""
+A wheel brings the notebooks, profiles and workflow too, as dream_ood/shipped/: `dream-ood reproduce` runs them where
+there is no checkout (dream_ood.core.SHIPPED)."""
 import shutil
 from configparser import ConfigParser
 from pathlib import Path
@@ -9,7 +9,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ['nbs/**/*.ipynb', 'nbs/**/*.csv', 'nbs/paper/recorded/**/*', 'profiles/**/*.yaml', 'profiles/*.csv', 'workflow/**/*']
+SHIPPED = ['nbs/**/*.ipynb', 'nbs/**/*.csv', 'nbs/paper/recorded/**/*', 'profiles/**/*.yaml', 'profiles/*.csv',
+           'workflow/**/*']
 
 
 class build_with_studies(build_py):
@@ -17,7 +18,8 @@ class build_with_studies(build_py):
     def run(self):
         super().run()
         if self.editable_mode: return
-        for f in {f for pattern in SHIPPED for f in Path().glob(pattern) if f.is_file() and '.ipynb_checkpoints' not in f.parts}:
+        files = {f for pattern in SHIPPED for f in Path().glob(pattern) if f.is_file()}
+        for f in (f for f in files if '.ipynb_checkpoints' not in f.parts):
             to = Path(self.build_lib)/'dream_ood'/'shipped'/f
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(f, to)
