@@ -343,13 +343,14 @@ def check(profiles:Annotated[list[str], typer.Argument(help='Paths of profiles.'
 
 @app.command()
 def schema():
-    """Print the JSON schema of a profile, for editors that complete and check YAML by one.
+    """Print the JSON schema of profiles, for editors that complete and check YAML by one. A profile whose first line is
+    `# yaml-language-server: $schema=profile.schema.json` names it.
 
     Example: `dream-ood schema > profile.schema.json`
     """
     import json
-    from dream_ood.study import Profile
-    print(json.dumps(Profile.model_json_schema(), indent=1))
+    from dream_ood.study import profile_schema
+    print(json.dumps(profile_schema(), indent=1, ensure_ascii=False))
 
 # %% ../nbs/12_command_line.ipynb #b2000019
 @app.command()
@@ -389,9 +390,10 @@ def docs():
 
 @project.command()
 def readme():
-    "Write `README.md` from `nbs/index.ipynb`. Example: `dream-ood project readme`"
-    from dream_ood.project import write_readme
+    "Write `README.md` from `nbs/index.ipynb`, and the schema of profiles. Example: `dream-ood project readme`"
+    from dream_ood.project import write_readme,write_schema
     write_readme()
+    write_schema()
 
 @project.command()
 def record(runs:Runs=RUNS, target:Target=TABLE1):

@@ -86,7 +86,7 @@ def test_check_says_what_a_profile_is_and_goes_on_after_a_wrong_one(tmp_path, ca
 
 def test_the_schema_knows_every_section(call):
     code, out, err = call('schema')
-    assert code == 0 and set(json.loads(out)['properties']) == set(Profile.model_fields)
+    assert code == 0 and set(json.loads(out)['properties']) == {'base', *Profile.model_fields}
 
 # -- a folder instead of a profile ------------------------------------------------------------------------------------
 @pytest.fixture
