@@ -1,9 +1,11 @@
 # Sets up .venv and calls the command line, `.venv/bin/dream-ood`:
-# make reproduce | classifier | plan | rates | test | docs | lab | foundation | check | readme | clean | help
+# make reproduce | classifier | plan | rates | test | docs | lab | foundation | check | readme | record | lock |
+#      package | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table            IMAGES=photos/shop   a folder, for make classifier
 #   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
+#   LOCK=   the newest versions that settings.ini allows, not those of requirements/lock.txt (e.g. another torch)
 
 PROFILE ?= profiles/mini.yaml
 SEEDS   ?= 0,1,2
@@ -14,14 +16,16 @@ AGAIN   ?=
 IMAGES  ?=
 COMMA   := ,
 PYTHON  ?= python3
+LOCK    ?= requirements/lock.txt
 
 FAISS := $(if $(GPU),gpu,cpu)
 OTHER := $(if $(GPU),faiss-cpu,faiss-gpu-cu12)
 READY := .venv/.ready-$(FAISS)
 BIN   := .venv/bin
+PIP   := $(BIN)/python -m pip install --disable-pip-version-check $(if $(LOCK),--constraint '$(LOCK)')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help reproduce classifier plan rates test docs lab foundation check readme record clean
+.PHONY: help reproduce classifier plan rates test docs lab foundation check readme record lock package clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
 	@echo "make reproduce TARGET=paper   every table and figure of the paper, from PROFILE (hours)"
@@ -34,16 +38,19 @@ help:
 	@echo "make foundation  train the miniature foundation anew (hours)"
 	@echo "make check       notebooks, modules and README.md agree with one another"
 	@echo "make record      put the results of a finished run into the notebooks, the start page and README.md"
-	@echo "make readme      write README.md from nbs/index.ipynb"
+	@echo "make readme      write README.md from nbs/index.ipynb, and the schema of profiles"
+	@echo "make lock        write requirements/ anew: the versions of .venv, and the lowest that settings.ini allows"
+	@echo "make package     build the sdist and the wheel into dist/, and try them"
 	@echo "make clean       remove what was built (never _runs/)"
 
-$(READY): settings.ini setup.py
-	@echo "== Setting up .venv with the packages of settings.ini (once; several GB, some minutes)"
-	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "Error: $(PYTHON) is older than 3.10 or lacks venv; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+$(READY): settings.ini setup.py pyproject.toml $(LOCK)
+	@echo "== Setting up .venv with the packages of settings.ini$(if $(LOCK), in the versions of $(LOCK)) (once; GBs, minutes)"
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Error: $(PYTHON) is older than 3.11 or lacks venv; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip uninstall --quiet --yes $(OTHER)
-	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$(FAISS),dev]'
+	@$(PIP) --quiet setuptools wheel
+	@$(PIP) --no-build-isolation --editable '.[$(FAISS),dev]'
 	@! test -d .git || $(BIN)/nbdev_install_hooks
 	@rm -f .venv/.ready-*; touch $@
 
@@ -81,12 +88,21 @@ check: $(READY)
 	@dream-ood project check
 
 readme: $(READY)
-	@echo "== Writing README.md from nbs/index.ipynb"
+	@echo "== Writing README.md from nbs/index.ipynb, and profiles/profile.schema.json"
 	@dream-ood project readme
 
 record: $(READY)
 	@echo "== Recording the finished runs of profiles/mini.yaml ($(TARGET)) in the notebooks, the start page and README.md"
 	@dream-ood project record --runs '$(RUNS)' --target '$(TARGET)'
+
+lock: $(READY)
+	@echo "== Writing requirements/lock.txt from .venv and requirements/lowest.txt from settings.ini"
+	@dream-ood project lock
+	@touch $(READY)
+
+package: $(READY)
+	@echo "== Building the sdist and the wheel into dist/, and trying them"
+	@sh .ci/package
 
 clean:
 	@echo "== Removing _docs/, _proc/, build/, caches (.venv, _runs/ and .snakemake/, which knows them, stay)"

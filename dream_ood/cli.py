@@ -6,7 +6,7 @@
 __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 'RUNS', 'TABLE1', 'SUFFIXES', 'project',
            'at_home', 'numbers', 'one_row', 'home_of', 'shown', 'made', 'reproduce', 'profile_of', 'classifier',
            'Format', 'find_classifier', 'listed', 'answers', 'written', 'predict', 'plan', 'rates', 'check', 'schema',
-           'execute', 'foundation', 'docs', 'readme', 'record', 'slim', 'check_project', 'sentence', 'main']
+           'execute', 'foundation', 'docs', 'readme', 'lock', 'record', 'slim', 'check_project', 'sentence', 'main']
 
 # %% ../nbs/12_command_line.ipynb #b2000004
 import os,re,sys
@@ -394,6 +394,12 @@ def readme():
     from dream_ood.project import write_readme,write_schema
     write_readme()
     write_schema()
+
+@project.command()
+def lock():
+    "Write `requirements/`: the versions of this environment, and the lowest. Example: `dream-ood project lock`"
+    from dream_ood.project import write_lock
+    write_lock()
 
 @project.command()
 def record(runs:Runs=RUNS, target:Target=TABLE1):

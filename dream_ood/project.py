@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'NUMBER', 'LINK', 'SCHEMA', 'EMOJI', 'DEBIAN', 'in_checkout', 'call', 'drop_numbers', 'dress', 'site',
-           'write_readme', 'write_schema', 'slim_notebook', 'execute_in_place', 'record_runs', 'check_files',
-           'train_foundation']
+           'write_readme', 'write_schema', 'slim_notebook', 'execute_in_place', 'record_runs', 'lowest', 'installed',
+           'write_lock', 'check_files', 'train_foundation']
 
 # %% ../nbs/13_project.ipynb #b4000004
 import base64,io,os,re,shutil,subprocess,sys,tempfile
@@ -159,6 +159,27 @@ def record_runs(
     call('nbdev_clean')
     call('nbdev_export')
     write_readme()
+
+# %% ../nbs/13_project.ipynb #c3000008
+def lowest(settings='settings.ini')->list: # name==version
+    "The lowest versions that the settings allow, of all that `make` installs."
+    from configparser import ConfigParser
+    ini = ConfigParser(delimiters=['='])
+    ini.read(settings, encoding='utf-8')
+    wanted = [r for which in ('','cpu_','dev_') for r in ini['DEFAULT'][f'{which}requirements'].split()]
+    return sorted((re.sub('[>=]=([^,]+).*', r'==\1', r) for r in wanted), key=str.lower)
+
+def installed()->list: # name==version
+    "The packages of this environment, except this one and pip."
+    from importlib.metadata import distributions
+    found = {d.name.lower().replace('_','-'):f"{d.name}=={d.version.split('+')[0]}" for d in distributions()}
+    return [found[n] for n in sorted(found) if n not in ('dream-ood','pip')]
+
+def write_lock():
+    "Write requirements/lock.txt from this environment, and requirements/lowest.txt from settings.ini."
+    in_checkout()
+    for name,made,lines in (('lock','from .venv',installed()), ('lowest','from settings.ini',lowest())):
+        Path(f'requirements/{name}.txt').write_text(f'# made {made} by `make lock`\n'+'\n'.join(lines)+'\n')
 
 # %% ../nbs/13_project.ipynb #b4000016
 def check_files():
