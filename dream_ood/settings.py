@@ -6,7 +6,7 @@
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'SPLITS', 'Scheduler', 'MADE', 'SPOILT', 'Section', 'optional',
            'Source', 'OODSource', 'share_of', 'split_in_three', 'ImageFormat', 'Data', 'Foundation', 'LatentSpace',
            'Pool', 'Sampling', 'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune', 'OwnFinetune', 'Contender',
-           'Training', 'DreamID', 'Method', 'Evaluation', 'Paper']
+           'Training', 'DreamID', 'Scored', 'Method', 'Evaluation', 'Paper']
 
 # %% ../nbs/00_settings.ipynb #5a000017
 import hashlib,os
@@ -293,9 +293,8 @@ class DreamID(Section):
         return self
 
 # %% ../nbs/00_settings.ipynb #7c9f0d71
-class Method(Section):
-    "A row of the table: a trained contender and the detector that scores it."
-    contender: str
+class Scored(Section):
+    "How a trained contender is scored."
     detector: Literal['msp','maxlogit','gen','energy','kl_matching','knn','nnguide','mahalanobis','rmd','vim','dice',
                       'react','ash','scale','odin','combined','fisher']
     # choose the detector's parameters on the validation outliers; default: as its paper or library has them
@@ -303,10 +302,16 @@ class Method(Section):
     # the mean of the scores of an image and its mirror image; not for odin
     mirrored: bool|None = optional()
 
+class Method(Scored):
+    "A row of the table: a trained contender and the detector that scores it."
+    contender: str
+
 class Evaluation(Section):
     "What is scored, and how."
     batch_size: Positive
     k: Positive = 50                               # neighbour of the KNN detector
+    # rows of every contender, after those of `methods`: what a row is called, {} where the name of its contender goes
+    every: dict[str,Scored]|None = optional()
     methods: dict[str,Method]
 
 class Paper(Section):
