@@ -24,7 +24,7 @@ def with_rows(d:dict)->dict: # a copy of what a profile says; raises ValueError
     if wrong := [row for row in e['every'] if row.count('{}')!=1]:
         raise ValueError(f'evaluation.every has a row {wrong[0]!r}: say where the name of the contender goes, once, '
                          'by {}')
-    rows = {row.replace('{}',c):dict(contender=c, **how)
+    rows = {row.replace('{}',c):dict(contender=c) | (how if isinstance(how,dict) else dict(detector=how))
             for c in (d.get('training') or {}).get('contenders') or {} for row,how in e['every'].items()}
     own = e.get('methods') or {}
     return d | dict(evaluation={k:v for k,v in e.items() if k!='every'} | dict(methods=own|(rows|own)))
