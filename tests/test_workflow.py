@@ -95,7 +95,8 @@ def test_only_what_is_stale_runs(project):
     assert planned(project) == {*(f'Seed 0: {NOTEBOOKS[s]}' for s in ('training', 'evaluation', 'dream_id')), TABLE}
 
 @pytest.mark.parametrize('where,value', [('sampling.pools.knn.sigma', 0.08), ('evaluation.k', 6),
-                                         ('decoding.guidance', 2.0), ('dream_id.steps', 4), ('latent_space.alignment', 0.5)])
+                                         ('decoding.guidance', 2.0), ('dream_id.steps', 4),
+                                         ('latent_space.alignment', 0.5)])
 def test_a_changed_value_reruns_what_depends_on_it_and_nothing_else(project, where, value):
     hollow(project)
     p = project/'profiles'/'smoke.yaml'
