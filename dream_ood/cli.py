@@ -77,17 +77,18 @@ Figures    {home/'figures'}, as .png and .pdf
 Notebooks  {home/'notebooks'}"""
 
 # %% ../nbs/12_command_line.ipynb #da5a94ed
-def made(home:Path, profile:str, seeds, runs:str, target:str, more=()):
+def made(home:Path, profile:str, seeds, runs:str, target:str, more=(), **config):
     "Run the graph up to a target, and leave the command where that fails."
     from dream_ood.core import SHIPPED
     from dream_ood.workflow import run_graph
     snakefile = Path('workflow/Snakefile') if Path('workflow/Snakefile').exists() else SHIPPED/'workflow'/'Snakefile'
-    config = dict(profile=profile, seeds=','.join(map(str,seeds)), runs=runs, target=target)
+    config = dict(profile=profile, seeds=','.join(map(str,seeds)), runs=runs, target=target, **config)
     if not run_graph(home, snakefile, config, *more): raise typer.Exit(1)
 
 @app.command(context_settings=dict(allow_extra_args=True))
 def reproduce(ctx:typer.Context,
               profile:Profile=MINI, seeds:Seeds=SEEDS, runs:Runs=RUNS, row:Row='', target:Target=TABLE1,
+              shards:Annotated[int, typer.Option(help='In how many jobs the images of a seed are drawn.', min=1)]=1,
               dry_run:Annotated[bool, typer.Option('--dry-run', '-n', help='Say what would run, and why.')]=False):
     """Run every stage of a study, then show its table. What is finished is left out, what was interrupted goes on.
 
@@ -96,7 +97,7 @@ def reproduce(ctx:typer.Context,
     - `dream-ood reproduce` (the bundled study, three seeds)
     - `dream-ood reproduce -p profiles/mine.yaml -s 0 --row Dream-OOD`
     - `dream-ood reproduce -t paper` (every table and figure of the paper)
-    - `dream-ood reproduce -p profiles/imagenet100.yaml -- --executor slurm --jobs 20` (Snakemake's options)
+    - `dream-ood reproduce -p profiles/imagenet100.yaml --shards 8 -- --executor slurm --jobs 20` (Snakemake's options)
     """
     from dream_ood.core import DreamError
     from dream_ood.study import load_profile
@@ -107,7 +108,7 @@ def reproduce(ctx:typer.Context,
     if row:
         study,profile = one_row(study, row, runs)
         home = home_of(study, runs, target)
-    made(home, profile, over, runs, target, [*ctx.args, *['--dry-run']*dry_run])
+    made(home, profile, over, runs, target, [*ctx.args, *['--dry-run']*dry_run], shards=shards)
     if not dry_run: print('\n'+shown(home, target))
 
 # %% ../nbs/12_command_line.ipynb #b2000011

@@ -64,6 +64,7 @@ def render(
     "A page or a text from a template."
     env = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS/'templates'),
                              autoescape=jinja2.select_autoescape(['html.j2']),
-                             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+                             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                             keep_trailing_newline=True)
     env.policies['json.dumps_kwargs'] = dict(separators=(',',':'))
     return env.get_template(template).render(**data)

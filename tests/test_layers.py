@@ -57,7 +57,7 @@ def code_of(path):
 
 FILES = [f for pattern in ('nbs/*.ipynb', 'nbs/paper/*.ipynb', 'nbs/benchmarks/*.ipynb', 'nbs/shards/*.ipynb',
                            'dream_ood/*.py',
-                           'tests/*.py', 'workflow/Snakefile', 'profiles/*.yaml', 'setup.py')
+                           'tests/*.py', 'workflow/Snakefile', 'workflow/rules/*.smk', 'profiles/*.yaml', 'setup.py')
          for f in sorted(ROOT.glob(pattern)) if f.name != '_modidx.py']
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -13,8 +13,7 @@ from dream_ood.core import DreamError,save_tensors
 from dream_ood.settings import OODSource,Source
 from dream_ood.study import Profile,load_profile
 from dream_ood.runs import Run
-from dream_ood.training import fresh_classifier
-from dream_ood.stages import classifier_of
+from dream_ood.stages import classifier_of,fresh
 
 ROOT = Path(__file__).parent.parent
 MINI = load_profile(ROOT/'profiles'/'mini.yaml')
@@ -293,7 +292,7 @@ def test_a_network_with_the_wrong_number_of_classes_is_one_sentence(tmp_path):
     d = MINI.model_dump(); d['data']['classes'] = d['data']['classes'][:-1]
     run,fewer = Run(MINI, 0, tmp_path),Run(Profile(**d), 0, tmp_path)
     save_tensors(run.stage('training')/'cross_entropy.safetensors',
-                 **{f'net.{k}':v for k,v in fresh_classifier(fewer).state_dict().items()})
+                 **{f'net.{k}':v for k,v in fresh(fewer).state_dict().items()})
     assert classifier_of(fewer, 'cross_entropy', run.stage('training'))
     with pytest.raises(DreamError, match='not a classifier of this profile .*number of classes') as e:
         classifier_of(run, 'cross_entropy', run.stage('training'))

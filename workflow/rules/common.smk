@@ -1,0 +1,80 @@
+# What the rules of ../Snakefile ask: which study, which marks, how many cores.
+import os, sys
+from pathlib import Path
+import torch
+from dream_ood.core import resolve
+from dream_ood.study import load_profile
+from dream_ood.runs import NOTEBOOKS, Run, STAGES, with_upstream
+from dream_ood.workflow import withdraw
+
+PROFILE = config.get('profile', 'profiles/mini.yaml')
+KIND, _, ONE = config.get('target', 'table1').partition('/')
+SEEDS   = [int(s) for s in str(config.get('seeds', '0,1,2')).split(',')]
+RUNS    = config.get('runs', '_runs')
+SHARDS  = int(config.get('shards', 1))
+STAGE   = {notebook: stage for stage, notebook in NOTEBOOKS.items()}
+
+study = load_profile(PROFILE)
+HOME, PAGES, STUDIES, PROFILES = f'{RUNS}/{study.name}', {}, {'': study}, {study.name: str(resolve(PROFILE))}
+if KIND in ('paper', 'runs'):
+    from dream_ood.paper import PAPER, needs, write_studies
+    files = write_studies(study, RUNS)
+    STUDIES = {n: load_profile(file) for n, file in files.items()}
+    HOME, PAGES = f'{HOME}-paper', {n: needs(study, n) for n in PAPER}
+    PROFILES |= {STUDIES[n].name: str(file) for n, file in files.items()}
+
+def mark(study, seed, name): return f'{RUNS}/{study}/seed{seed}/done/{name}.json'
+def marks(n, stages, seeds=SEEDS): return [mark(STUDIES[n].name, k, NOTEBOOKS[s]) for k in seeds for s in stages]
+
+if workflow.is_main_process:
+    for run in [Run(s, seed, RUNS) for s in STUDIES.values() for seed in SEEDS]: withdraw(run)
+    if KIND == 'classifier':
+        from dream_ood.report import is_made
+        if not is_made(Run(study, SEEDS[0], RUNS)): Path(HOME, 'done', 'classifier.json').unlink(missing_ok=True)
+
+# The first seed has every core, so that its table comes soon. The others then run beside one another on their share, as
+# do all seeds of the paper's studies: much of a notebook (its imports, its pictures) keeps one core busy. A GPU is not
+# shared; on a cluster (--jobs) each job has a machine of its own. The first two stages are mostly one thread's work.
+CLUSTER = workflow.resource_settings.nodes is not None
+CORES   = 8 if CLUSTER else workflow.cores or 8
+BESIDE  = 1 if CLUSTER or torch.cuda.is_available() else max(1, min(len(STUDIES)*len(SEEDS) - 1, CORES))
+
+def share(w):
+    cores = CORES if int(w.seed) == SEEDS[0] and not PAGES else CORES//BESIDE
+    return max(1, min(cores, CORES//2) if STAGE[w.stage] in ('data', 'foundation') else cores)
+
+def before(w): return [mark(w.study, w.seed, NOTEBOOKS[s]) for s in STAGES[STAGE[w.stage]][1]]
+def parts(w):
+    shards = range(SHARDS if SHARDS > 1 and STAGE[w.stage] == 'decoding' else 0)
+    return [mark(w.study, w.seed, f'{w.stage}-{i}') for i in shards]
+
+FIRST = [f'{HOME}/seed{SEEDS[0]}/done/table1.md'] if KIND == 'table1' and len(SEEDS) > 1 else []
+def looked(w):
+    "The first seed is finished, and its table shown, before anything begins that this table does not need."
+    needed = int(w.seed) == SEEDS[0] and STAGE[w.stage] != 'dream_id'
+    return [] if needed or Path(mark(w.study, w.seed, w.stage)).exists() else FIRST
+
+UP_TO = with_upstream(['evaluation'])   # what a classifier is made from
+
+def asked(kind):
+    "What a target is, and every mark on the way to it: Snakemake makes a missing one only if it is asked for."
+    if kind == 'table1': return [f'{HOME}/tables/table1.csv', *marks('', STAGES)]
+    if kind == 'classifier': return [f'{HOME}/done/classifier.json', *marks('', UP_TO, SEEDS[:1])]
+    if kind == 'runs': return marks(ONE, with_upstream(s for p in PAGES.values() for s in p.get(ONE, [])))
+    pages = [PAGES[ONE]] if ONE in PAGES else PAGES.values()
+    found = [m for p in pages for n in p for m in marks(n, with_upstream(p[n]))]
+    return [f'{HOME}/notebooks/{ONE or "claims"}.ipynb', *found]
+
+def read(w):
+    "What a page reads: stages of studies; that of claims, every other page."
+    if w.page == 'claims': return [f'{HOME}/notebooks/{page}.ipynb' for page in PAGES]
+    return [m for n, stages in PAGES[w.page].items() for m in marks(n, stages)]
+
+def profile(w): return PROFILES[w.study]
+
+def job(notebook, words, copy='{log:q}'):
+    "The shell command that executes a notebook. It ends when this process is no more."
+    return (f'{sys.executable} -m dream_ood execute --caller {os.getpid()} {notebook}.ipynb {copy}'
+            f' profile={{input.profile:q}} runs={{RUNS:q}} {words}')
+
+NBS, SEED = resolve('nbs'), '{wildcards.study}, seed {wildcards.seed}' if PAGES else 'Seed {wildcards.seed}'
