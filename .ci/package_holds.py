@@ -6,7 +6,8 @@ PROMISED = ['dream_ood/shipped/nbs/04_sampling.ipynb', 'dream_ood/shipped/nbs/pa
             'dream_ood/shipped/nbs/paper/recorded/table1.csv', 'dream_ood/shipped/nbs/shards/decoding.ipynb',
             'dream_ood/shipped/profiles/mini.yaml', 'dream_ood/shipped/profiles/base/mini.yaml',
             'dream_ood/shipped/profiles/profile.schema.json', 'dream_ood/shipped/profiles/imagenet900_nouns.csv',
-            'dream_ood/shipped/workflow/Snakefile', 'dream_ood/assets/rates.csv', 'dream_ood/assets/templates/',
+            'dream_ood/shipped/workflow/Snakefile', 'dream_ood/shipped/workflow/rules/common.smk',
+            'dream_ood/assets/rates.csv', 'dream_ood/assets/templates/',
             'dream_ood/assets/foundation/unet/diffusion_pytorch_model.safetensors', 'dream_ood/assets/images/fashion/']
 a, b = ({i.filename: i.CRC for i in zipfile.ZipFile(w).infolist()} for w in wheels)
 assert a == b, f'the wheels differ: {sorted({*a.items()} ^ {*b.items()})}'
