@@ -69,8 +69,9 @@ def test_studies_of_dreams(name, parameters, runs, tmp_path):
     smoke |= dict(name=f'smoke_{name}', sampling=dict(pools=pools))
     smoke['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
     smoke['decoding']['pools'] = decoded | dict(plain=dict(source='class_names', per_class=2))
-    smoke['training']['contenders'], smoke['evaluation']['methods'] = study['training']['contenders'], study[
-        'evaluation']['methods']
+    smoke['training']['contenders'] = study['training']['contenders']
+    rows = {k: study['evaluation'].get(k) for k in ('every', 'methods')}
+    smoke['evaluation'] |= rows
     profile = tmp_path/f'smoke_{name}.yaml'
     profile.write_text(yaml.safe_dump(smoke, sort_keys=False))
     for seed in (0, 1):

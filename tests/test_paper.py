@@ -1,22 +1,17 @@
 """The studies behind the paper's tables and figures, and every page of nbs/paper that is made from them, on a study
 made small."""
-import json,re,shutil,subprocess,sys
+import re,subprocess,sys
 import numpy as np,pandas as pd,pytest,torch,yaml
-from functools import lru_cache
 from pathlib import Path
-from execnb.nbio import dict2nb
-from execnb.shell import CaptureShell
-from dream_ood import stages
 from dream_ood.paper import (PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,
                              studies,value_name,write_studies)
-from dream_ood.core import DreamError,load_tensors
+from dream_ood.core import load_tensors
 from dream_ood.study import Profile,load_profile,read_profile
-from dream_ood.runs import Run
 from dream_ood.training import few_classes
 from dream_ood.stages import classifier_of,outliers_of
+from pages import executed,make_runs
 
 ROOT = Path(__file__).parent.parent
-STAGES = [getattr(stages, f'run_{n}') for n in ('data', 'foundation', 'latent_space', 'sampling', 'decoding')]
 
 # -- the studies ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('name', ['mini','mini_full','smoke','imagenet100','imagenet10','cifar100','openood_cifar100'])
@@ -115,69 +110,10 @@ def runs(profile, tmp_path_factory):
     "All runs behind the pages."
     return make_runs(profile, SEEDS, tmp_path_factory.mktemp('runs'))
 
-def make_runs(profile, seeds, folder):
-    for n,s in studies(load_profile(profile)).items():
-        for seed in seeds:
-            run = Run.open(s, seed, folder)
-            for stage in STAGES: stage(run)
-            if n != 'dream-id': stages.run_training(run); stages.run_evaluation(run)
-            if n != 'ablations': stages.run_dream_id(run)
-    return folder
-
-@pytest.fixture(scope='module')
-def bare(tmp_path_factory):
-    """One seed of a profile as the paper's are: far OOD sets alone, no validation outliers, no real outliers, no
-    other nouns, one size of Dream-ID; its path and runs."""
-    d = read_profile(ROOT/'profiles/smoke.yaml')
-    d['latent_space']['epochs'] = 8
-    for k in ('wide','validation_outliers'): d['data'].pop(k, None)
-    d['data']['ood'] = {n:s for n,s in d['data']['ood'].items() if s['group']=='far'}
-    d['foundation']['model'] = 'without_nouns'
-    d['training']['finetune']['vae_fraction'] = 0.
-    keep = {n:c for n,c in d['training']['contenders'].items() if (c or {}).get('outliers','knn')=='knn'}
-    d['training']['contenders'],d['evaluation']['methods'] = keep,{n:m
-        for n,m in d['evaluation']['methods'].items() if m['contender'] in keep}
-    d['sampling']['pools'] = {n:q for n,q in d['sampling']['pools'].items() if n in ('knn','inliers')}
-    d['decoding']['pools'] = {n:q for n,q in d['decoding']['pools'].items() if n in ('knn','inliers','plain')}
-    folder = tmp_path_factory.mktemp('bare')
-    model = shutil.copytree(ROOT/'dream_ood/assets/foundation', folder/'model'); (model/'nouns.csv').unlink()
-    d |= dict(name='bare', foundation=d['foundation']|dict(model=str(model)),
-              paper=dict(backbones=['mobilenetv3_small_050']))
-    (folder/'bare.yaml').write_text(yaml.safe_dump(d, sort_keys=False))
-    make_runs(folder/'bare.yaml', [0], folder/'runs')
-    return folder/'bare.yaml',folder/'runs'
-
-@pytest.mark.parametrize('name', PAPER)
-def test_page_of_a_profile_that_has_less(name, bare):
-    cells,made = executed(name, *bare, (0,))
-    assert not [o for c in cells for o in c.get('outputs',[]) if o['output_type']=='error'] and made
-    for t in {f for f in made if f.endswith('.md')}:
-        assert not re.search(r'\bnan\b', (paper_home(load_profile(bare[0]),bare[1])/t).read_text()), t
-
-def test_what_one_seed_or_no_near_set_cannot_tell_is_not_told(bare):
-    home = paper_home(load_profile(bare[0]), bare[1])
-    for name in PAPER: executed(name, *bare, (0,))
-    claims = {f.stem:json.loads(f.read_text())['verdict'] for f in (home/'claims').glob('*.json')}
-    assert (set(claims.values()) == {'no, undecided'} and 'detection' in claims
-            and not {'near_ood','dream_id_data'}&set(claims))
-
-@lru_cache
-def executed(name, profile, runs, seeds=tuple(SEEDS)):
-    "A page executed once, in this process, where its imports are there: its cells, and the files it made."
-    home = paper_home(load_profile(profile), runs); before = set(home.rglob('*'))
-    nb = json.loads((ROOT/'nbs/paper'/f'{name}.ipynb').read_text())
-    for c in nb['cells']:
-        c['outputs'] = []
-        if 'parameters' in c['metadata'].get('tags',[]):
-            c['source'] = f'profile,seeds,runs = {str(profile)!r},{list(seeds)},{str(runs)!r}'
-    nb = dict2nb(nb)
-    CaptureShell().run_all(nb, exc_stop=True)
-    return nb.cells,{f.relative_to(home).as_posix() for f in set(home.rglob('*'))-before if f.is_file()}
-
 @pytest.mark.parametrize('name', PAPER)
 def test_page(name, profile, runs):
     home = paper_home(load_profile(profile), runs)
-    cells,made = executed(name, profile, runs)
+    cells,made = executed(name, profile, runs, tuple(SEEDS))
     assert not [o for c in cells for o in c.get('outputs',[]) if o['output_type']=='error']
     tables,figures = ({f.rsplit('.',1)[0] for f in made if f.startswith(k)} for k in ('tables/','figures/'))
     assert tables | figures, 'a page ends in a table or a figure'
@@ -191,8 +127,8 @@ def test_page(name, profile, runs):
 
 def test_claims_page_judges_every_claim(profile, runs):
     home = paper_home(load_profile(profile), runs)
-    for name in PAPER: executed(name, profile, runs)
-    executed('claims', profile, runs)
+    for name in PAPER: executed(name, profile, runs, tuple(SEEDS))
+    executed('claims', profile, runs, tuple(SEEDS))
     t = pd.read_csv(home/'tables/claims.csv')
     assert (len(t) == len(list((home/'claims').glob('*.json'))) >= 15
             and set(t.verdict) <= {'holds','partly','no, undecided','no, the opposite'} and set(t.page) <= set(PAPER))
