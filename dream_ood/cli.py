@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 'RUNS', 'TABLE1', 'SUFFIXES', 'project',
-           'at_home', 'numbers', 'one_row', 'home_of', 'shown', 'made', 'reproduce', 'profile_of', 'classifier',
-           'Format', 'find_classifier', 'listed', 'answers', 'written', 'predict', 'plan', 'rates', 'check', 'schema',
-           'execute', 'foundation', 'docs', 'readme', 'lock', 'record', 'slim', 'check_project', 'sentence', 'main']
+           'at_home', 'numbers', 'one_row', 'home_of', 'shown', 'no_words', 'made', 'reproduce', 'profile_of',
+           'classifier', 'Format', 'find_classifier', 'listed', 'answers', 'written', 'predict', 'plan', 'rates',
+           'check', 'schema', 'execute', 'foundation', 'docs', 'readme', 'lock', 'record', 'slim', 'check_project',
+           'sentence', 'main']
 
 # %% ../nbs/12_command_line.ipynb #b2000004
 import os,re,sys
@@ -77,6 +78,13 @@ Figures    {home/'figures'}, as .png and .pdf
 Notebooks  {home/'notebooks'}"""
 
 # %% ../nbs/12_command_line.ipynb #da5a94ed
+def no_words(more):
+    "What is left over is for Snakemake: its options. Raises DreamError for a word that stands first."
+    from dream_ood.core import DreamError
+    if more and not more[0].startswith('-'):
+        raise DreamError(f"{more[0]!r} is one word too many: see --help. Snakemake's options, such as --jobs 20, may "
+                         'follow after --.')
+
 def made(home:Path, profile:str, seeds, runs:str, target:str, more=(), **config):
     "Run the graph up to a target, and leave the command where that fails."
     from dream_ood.core import SHIPPED
@@ -103,6 +111,7 @@ def reproduce(ctx:typer.Context,
     from dream_ood.study import load_profile
     [profile] = at_home(profile)
     study,over = load_profile(profile),numbers(seeds)
+    no_words(ctx.args)
     if row and target!=TABLE1: raise DreamError('ROW is a row of table1: leave it out with another TARGET.')
     home = home_of(study, runs, target)
     if row:
@@ -142,9 +151,7 @@ def profile_of(
 # %% ../nbs/12_command_line.ipynb #d2250a0f
 @app.command(context_settings=dict(allow_extra_args=True))
 def classifier(ctx:typer.Context,
-    source:Annotated[str, typer.Argument(help='A folder with one subfolder a class, or the path of a profile.',
-                                         show_default=False)]='',
-    profile:Profile=MINI,
+    source:Annotated[str, typer.Argument(help='A folder with one subfolder a class, or the path of a profile.')],
     seed:Annotated[str, typer.Option('--seed', '-s', help='The one seed.')]='0',
     runs:Runs=RUNS,
     foundation:Annotated[str, typer.Option(help='What dreams, for a folder of images: `bundled`, a local folder, '
@@ -164,7 +171,8 @@ def classifier(ctx:typer.Context,
     from dream_ood.study import load_profile
     if not re.fullmatch(r'\d+', seed):
         raise DreamError(f'SEEDS is {seed!r}: a classifier is made of one seed, a whole number such as 0.')
-    folder,[source] = Path(source).expanduser(),at_home(source or profile)
+    no_words(ctx.args)
+    folder,[source] = Path(source).expanduser(),at_home(source)
     if folder.name and (find_root()/folder).is_dir(): folder = find_root()/folder
     is_folder = bool(folder.name) and Path(source).is_dir()
     if is_folder:

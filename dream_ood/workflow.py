@@ -32,7 +32,8 @@ def execute_notebook(
     output,      # the path of the executed copy
     **parameters # of the notebook
 )->None: # raises Mistake if it ended in a DreamError
-    "Run a notebook in the working directory, show its progress, keep the executed copy."
+    """Run a notebook in the working directory, show its progress, keep the executed copy. What its cells print stays in
+    that copy: much of it shows what mistakes look like, and none was made."""
     sys.modules.setdefault('rfc3987_syntax', None)   # jsonschema's check of addresses: not needed, and slow to import
     os.environ.setdefault('PYTHONWARNINGS', 'ignore:IProgress not found')
     import logging,papermill
@@ -43,7 +44,7 @@ def execute_notebook(
         os.environ['JUPYTER_RUNTIME_DIR'] = folder   # short: the path of a socket may have 107 letters
         try: papermill.execute_notebook(
             str(notebook), str(output), parameters=parameters, cwd=os.getcwd(), kernel_name='python3',
-            progress_bar=dict(desc=name), stdout_file=sys.stdout, stderr_file=sys.stderr,
+            progress_bar=dict(desc=name), stderr_file=sys.stderr,
             kernel_manager_class=runtime_sockets(), startup_timeout=600,
             extra_arguments=['--log-level=CRITICAL'])  # a kernel told to stop reports its own end as an error
         except papermill.PapermillExecutionError as e:

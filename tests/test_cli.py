@@ -59,9 +59,10 @@ def test_defaults_are_those_of_make():
     (('reproduce', '-t', 'paper', '--row', 'Energy'), 'ROW is a row'),
     (('plan', '-p', 'profiles/none.yaml'), 'There is no profile'),
     (('rates', '-p', 'profiles/none.yaml'), 'There is no profile'),
+    (('reproduce', 'extra'), "'extra' is one word too many"),
     (('classifier', 'photos/none'), "There is no 'photos/none'"),
     (('classifier', 'nbs/shards'), 'it needs one for each class'),
-    (('classifier', '--seed', 'one'), 'a whole number'), (('predict', 'nbs', 'a.png'), 'holds no classifier'),
+    (('classifier', 'photos', '--seed', 'one'), 'a whole number'), (('predict', 'nbs', 'a.png'), 'holds no classifier'),
     (('check', 'settings.ini'), 'settings.ini')])
 def test_a_mistake_is_one_sentence_and_exit_code_2(args, words, tmp_path, call):
     code, out, err = call(*args,

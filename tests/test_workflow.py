@@ -279,3 +279,12 @@ def test_one_row_has_a_study_of_its_own(project):
     assert code == 0 and 'Nothing to be done' in said, said
     code, said = reproduce(project, 'profiles/smoke.yaml', '0', '--row', 'Drean')
     assert code and "has no row 'Drean'" in said
+
+def test_what_cells_print_stays_in_the_executed_copy(tmp_path, capfd):
+    "Stage notebooks show what mistakes look like, and someone who runs a job has made none."
+    from dream_ood.workflow import execute_notebook
+    notebook(tmp_path/'a.ipynb', "print('the weights are damaged')", parameters='x = 1')
+    execute_notebook(tmp_path/'a.ipynb', tmp_path/'b.ipynb', x=2)
+    told = capfd.readouterr()
+    assert 'damaged' not in told.out + told.err
+    assert 'the weights are damaged' in str([c.get('outputs') for c in nbformat.read(tmp_path/'b.ipynb', 4).cells])
