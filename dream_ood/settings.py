@@ -74,6 +74,7 @@ def split_in_three(
 )->dict: # with train, validation, test and classes; raises ValueError
     "What `images` is short for."
     if not (path := d.get('images')):
+        if wrong := [k for k in d if k not in Data.model_fields]: raise ValueError(f'{wrong[0]!r} is not a known key')
         raise ValueError('there are no images: name a folder with one subfolder a class (images: path/to/folder), or '
                          'give train, validation and test')
     if twice := [s for s in SPLITS if s in d]:

@@ -70,6 +70,12 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(args, words, tmp_path, call):
     assert code == 2 and err.startswith('Error: ') and words in err and len(err.strip().splitlines()) == 1, out + err
     assert not (tmp_path/'runs').exists()
 
+def test_a_misspelt_key_is_told_before_what_it_leaves_out(tmp_path, call):
+    p = tmp_path/'mine.yaml'
+    p.write_text('base: profiles/own_small.yaml\nname: mine\ndata: {imagse: photos/shop}\n')
+    code, out, err = call('check', p)
+    assert code == 2 and "'imagse' is not a known key" in out + err, out + err
+
 def test_a_bug_is_not_told_as_a_mistake():
     assert cli.sentence(DreamError('x')) == 'x' and cli.sentence(ValueError('x')) is None
 
