@@ -93,6 +93,7 @@ def made(home:Path, profile:str, seeds, runs:str, target:str, more=(), **config)
     config = dict(profile=profile, seeds=','.join(map(str,seeds)), runs=runs, target=target, **config)
     if not run_graph(home, snakefile, config, *more): raise typer.Exit(1)
 
+# %% ../nbs/12_command_line.ipynb #b20000f1
 @app.command(context_settings=dict(allow_extra_args=True))
 def reproduce(ctx:typer.Context,
               profile:Profile=MINI, seeds:Seeds=SEEDS, runs:Runs=RUNS, row:Row='', target:Target=TABLE1,

@@ -31,6 +31,7 @@ def with_rows(d:dict)->dict: # a copy of what a profile says; raises ValueError
     own = e.get('methods') or {}
     return d | dict(evaluation={k:v for k,v in e.items() if k!='every'} | dict(methods=own|(rows|own)))
 
+# %% ../nbs/00_study.ipynb #5a0000f2
 class Profile(Section):
     "Every hyperparameter of a study."
     name: Annotated[str, Field(pattern=r'^[A-Za-z0-9_.-]+$')]
