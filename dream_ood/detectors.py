@@ -128,6 +128,7 @@ def fit_detector(
     def score(o): return -torch.cat([predict(x) for x in read(o).split(batch_size)]).double()
     return lambda o: torch.stack([score(v) for v in views(o)]).mean(0)
 
+# %% ../nbs/08_detectors.ipynb #3295ba95
 def lacking(
     name:str, # of a detector
     what:str  # 'train' or 'validation'
