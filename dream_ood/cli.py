@@ -10,7 +10,7 @@ __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 
            'sentence', 'main']
 
 # %% ../nbs/12_command_line.ipynb #b2000004
-import os,re,sys
+import atexit,gc,os,re,sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -437,7 +437,9 @@ def sentence(e:BaseException): # the sentence, or None for what is no user's mis
         if (m := sys.modules.get(module)) and isinstance(e, getattr(m,kind)): return str(e)
 
 def main():
-    "The console script `dream-ood`."
+    "The console script `dream-ood`. Garbage is collected seldom and not at the end, as the process is short."
+    gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
     try: app()
     except SystemExit as e:   # typer makes that of Ctrl-C; the jobs of a call leave the sentence to it
         if e.code==130 and '--caller' not in sys.argv:
