@@ -2,8 +2,8 @@
 import json,re,shutil
 import pytest,yaml
 from dream_ood.paper import PAPER,paper_home
-from dream_ood.study import load_profile,read_profile
-from pages import ROOT,executed,make_runs
+from dream_ood.study import load_profile
+from pages import ROOT,executed,make_runs,small_profile
 
 @pytest.fixture(scope='module', autouse=True)
 def at_root():
@@ -14,8 +14,7 @@ def at_root():
 def bare(tmp_path_factory):
     """One seed of a profile as the paper's are: far OOD sets alone, no validation outliers, no real outliers, no
     other nouns, one size of Dream-ID; its path and runs."""
-    d = read_profile(ROOT/'profiles/smoke.yaml')
-    d['latent_space']['epochs'] = 8
+    d = small_profile()
     for k in ('wide','validation_outliers'): d['data'].pop(k, None)
     d['data']['ood'] = {n:s for n,s in d['data']['ood'].items() if s['group']=='far'}
     d['foundation']['model'] = 'without_nouns'

@@ -6,10 +6,10 @@ from pathlib import Path
 from dream_ood.paper import (PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,
                              studies,value_name,write_studies)
 from dream_ood.core import load_tensors
-from dream_ood.study import Profile,load_profile,read_profile
+from dream_ood.study import Profile,load_profile
 from dream_ood.training import few_classes
 from dream_ood.stages import classifier_of,outliers_of
-from pages import executed,make_runs
+from pages import executed,make_runs,small_profile
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,9 +98,8 @@ def at_root():
 
 @pytest.fixture(scope='module')
 def profile(tmp_path_factory):
-    d = read_profile(ROOT/'profiles/smoke.yaml')
-    d['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
-    d |= dict(name='pages', paper=dict(backbones=['mobilenetv3_small_050'], sizes={5:2, 10:3}, inliers_per_class=6))
+    d = small_profile()|dict(name='pages')
+    d['paper'] = dict(backbones=['mobilenetv3_small_050'], sizes={5:2, 10:3}, inliers_per_class=6)
     path = tmp_path_factory.mktemp('profiles')/'pages.yaml'
     path.write_text(yaml.safe_dump(d, sort_keys=False))
     return path
