@@ -208,11 +208,14 @@ def boundary(z, M, generator, *, anchors, label, k, select, step, extra, tempera
     if anchors is None or len(anchors)<2:
         raise DreamError('The rule boundary needs the anchors of at least two classes: there is no decision boundary '
                          'with one.')
+    if step<1e-4:
+        raise DreamError(f'The rule boundary walks at most 10000 steps, and steps of {step} lead nowhere: raise step to '
+                         '0.0001 or more.')
     with one_thread():
         a,x = F.normalize(anchors.double(),dim=-1).to(z.device),z.double()
         own = lambda x: (x@a.T).argmax(1)==label
         inside = own(x)
-        wanted,inside_now,order = min(select,int(inside.sum())),inside,[]
+        wanted,inside_now,order,crossed = min(select,int(inside.sum())),inside,[],0
         if not wanted:
             raise DreamError('The text-conditioned classifier is wrong about every embedding of the class: train the '
                              'encoder longer.')
@@ -221,10 +224,11 @@ def boundary(z, M, generator, *, anchors, label, k, select, step, extra, tempera
             x[inside_now] = climb(x[inside_now], a, label, step, temperature)
             gone = inside_now&~own(x)
             order += [gone.nonzero()[:,0]]
+            crossed += len(order[-1])
             inside_now = inside_now&~gone
-            if sum(map(len,order))>=wanted: break
+            if crossed>=wanted: break
         else:
-            raise DreamError(f'Only {sum(map(len,order))} embeddings reach the decision boundary in 10000 steps of '
+            raise DreamError(f'Only {crossed} embeddings reach the decision boundary in 10000 steps of '
                              f'{step}: raise step.')
         start = torch.cat(order)[:wanted].repeat(-(-M//wanted))[:M]
         x,more = x[start],(extra*torch.rand(M, 1, generator=generator)).to(x)

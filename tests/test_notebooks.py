@@ -9,6 +9,7 @@ from dream_ood.runs import NOTEBOOKS, Run, STAGES
 
 ROOT = Path(__file__).parent.parent
 from dream_ood.workflow import execute_notebook
+from pages import small_profile
 PROFILE = str(ROOT/'profiles'/'smoke.yaml')
 
 @pytest.fixture(scope='module', autouse=True)
@@ -60,14 +61,13 @@ def test_table_notebook(seeds, runs):
 def test_studies_of_dreams(name, parameters, runs, tmp_path):
     import yaml
     from dream_ood import stages
-    smoke, study = (read_profile(ROOT/'profiles'/f) for f in ('smoke.yaml', f'mini_{name}.yaml'))
+    smoke, study = small_profile(), read_profile(ROOT/'profiles'/f'mini_{name}.yaml')
     pools = {n: q | dict(per_class=2, k=5) | ({'select': 10, 'candidates': 20} if 'candidates' in q else {})
              for n, q in study['sampling']['pools'].items()}
     decoded = {n: q | ({'refuse': dict(confidence=.7, k=3)} if 'refuse' in q else {})
                | ({'steps': 4} if 'steps' in q else {}) | ({'per_class': 2} if 'per_class' in q else {})
                for n, q in study['decoding']['pools'].items()}
     smoke |= dict(name=f'smoke_{name}', sampling=dict(pools=pools))
-    smoke['latent_space']['epochs'] = 8     # an encoder that is wrong about a whole class has no decision boundary
     smoke['decoding']['pools'] = decoded | dict(plain=dict(source='class_names', per_class=2))
     smoke['training']['contenders'] = study['training']['contenders']
     rows = {k: study['evaluation'].get(k) for k in ('every', 'methods')}

@@ -25,11 +25,8 @@ def project(tmp_path):
     for f in ('workflow', 'settings.ini', 'profiles'):
         (shutil.copytree if (ROOT/f).is_dir() else shutil.copy)(ROOT/f, tmp_path/f)
     stage = '''from pathlib import Path
-from dream_ood.core import *
-from dream_ood.settings import *
-from dream_ood.study import *
-from dream_ood.runs import *
-from dream_ood.plots import *
+from dream_ood.core import DreamError,save_json
+from dream_ood.runs import Run
 run = Run.open(profile, seed, runs); s = run.stage(%r)
 if not s.done:
     s.begin()
