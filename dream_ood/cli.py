@@ -180,13 +180,17 @@ def classifier(ctx:typer.Context,
         from dream_ood.settings import split_in_three
         try: split_in_three(dict(images=source))
         except ValueError as e: raise DreamError(f'{str(e)[0].upper()}{str(e)[1:]}.') from None
+        before = {*resolve(runs).glob('*/profile.yaml')}
         source = profile_of(Path(source), runs, foundation, name or None)
     elif source and not source.endswith(('.yaml','.yml')) and not resolve(source).exists():
         raise DreamError(f'There is no {source!r}: give a folder with one subfolder a class, or the path of a profile.')
     study,began = load_profile(source),time.time()
     if not Run(study, seed, runs).stage('data').done:
-        from dream_ood.stages import check_study# a finished study needs it not
-        check_study(study)
+        from dream_ood.stages import check_study   # a finished study needs it not
+        try: check_study(study)
+        except DreamError:
+            if is_folder and resolve(source) not in before: resolve(source).unlink()   # another call may say it better
+            raise
         classes = ', '.join(study.data.classes)
         print(f'{study.name}: {len(study.data.classes)} classes ({classes}); the images can all be read.', flush=True)
     home = resolve(runs)/study.name

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'KEPT', 'PHOTOGRAPHS', 'TEXTURES', 'SYMBOLS', 'FONTS', 'FASHION', 'EXTENSIONS', 'TWO', 'DATASETS', 'READERS',
-           'ImageSet', 'flat', 'read_image', 'geometry', 'read_sheet', 'fit', 'crops', 'symbols', 'made', 'absent',
-           'load_images', 'id_set', 'ood_sets', 'shift_sets', 'bare', 'class_words', 'unlike_classes',
-           'validation_outliers', 'wide_set', 'pool_set', 'Transform', 'shift_flip', 'eval_transform',
-           'train_transform', 'Items', 'batches', 'published', 'leaks']
+           'checked_images', 'checked_labels', 'ImageSet', 'flat', 'read_image', 'geometry', 'read_sheet', 'fit',
+           'crops', 'symbols', 'made', 'absent', 'load_images', 'id_set', 'ood_sets', 'shift_sets', 'bare',
+           'class_words', 'unlike_classes', 'validation_outliers', 'wide_set', 'pool_set', 'Transform', 'shift_flip',
+           'eval_transform', 'train_transform', 'Items', 'batches', 'published', 'leaks']
 
 # %% ../nbs/01_data.ipynb #c08b6185
 import csv,gzip,os,re,struct
@@ -27,19 +27,45 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 # %% ../nbs/01_data.ipynb #d24fc555
+def checked_images(name:str, images): # as `ImageSet` takes them
+    "Images that are files, or a uint8 tensor (N, 1 or 3, H, W). Raises DreamError for others."
+    if isinstance(images, np.ndarray): images = torch.from_numpy(images)
+    if not len(images): raise DreamError(f'Image set {name!r} is empty: check where its profile entry points.')
+    if not torch.is_tensor(images): return images
+    said = f'Image set {name!r} is of {images.dtype} and shape {tuple(images.shape)}: '
+    if images.ndim==3: raise DreamError(said+'give images a channel, images[:,None].')
+    if images.ndim!=4 or images.shape[1] not in (1,3):
+        last = images.ndim==4 and images.shape[3] in (1,3)
+        raise DreamError(said+('move the channels forward, images.permute(0,3,1,2).' if last
+                               else 'images are (N, 1 or 3, H, W).'))
+    if images.dtype!=torch.uint8: raise DreamError(said+'images are uint8, from 0 for black to 255 for white.')
+    return images
+
+def checked_labels(name:str, labels, n:int, classes)->torch.Tensor: # (n,) int64
+    "Labels of n images: -1 for no class. Raises DreamError if there are more or fewer, or some beyond the classes."
+    if labels is None: return torch.full((n,),-1)
+    labels = torch.as_tensor(labels).long()
+    if labels.shape!=(n,):
+        raise DreamError(f'Image set {name!r} has {n} images and labels of shape {tuple(labels.shape)}: give each image '
+                         'one label.')
+    if labels.min()<-1 or classes and labels.max()>=len(classes):
+        raise DreamError(f'Image set {name!r} has labels from {labels.min()} to {labels.max()}, and {len(classes)} '
+                         'classes: labels count these from 0, and -1 is none of them.')
+    return labels
+
 class ImageSet(Dataset):
-    "Images with labels, in memory (uint8 tensor) or as files."
+    "Images with labels, in memory (uint8 tensor) or as files. Raises DreamError if they are not what it takes."
     def __init__(self,
         name:str,
-        images,          # uint8 (N, 1 or 3, H, W), or a list of paths
+        images,          # uint8 (N, 1 or 3, H, W), a tensor or an array; or a list of paths
         labels=None,     # (N,) class indices; default: -1, no class
         classes=(),      # class names
         group:str=None,  # near | far | sanity, for an OOD test set
         greyscale=False  # files are read as grey
     ):
-        self.name,self.images,self.classes,self.group,self.greyscale = name,images,list(classes),group,greyscale
-        self.labels = torch.full((len(images),),-1) if labels is None else torch.as_tensor(labels).long()
-        if not len(images): raise DreamError(f'Image set {name!r} is empty: check where its profile entry points.')
+        self.name,self.classes,self.group,self.greyscale = name,list(classes),group,greyscale
+        self.images = checked_images(name, images)
+        self.labels = checked_labels(name, labels, len(images), self.classes)
     def __len__(self): return len(self.labels)
     def __repr__(self):
         return f'{self.name}: {len(self)} images' + (f', {len(self.classes)} classes' if self.classes else '')

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'WORDS', 'FAMILIES', 'check_model', 'model_source', 'text_encoders', 'few_steps', 'frozen', 'use_solver',
-           'prepare', 'load_foundation', 'tiny_pipeline', 'noun_list', 'token_ids', 'known', 'anchors', 'plot_cosines',
-           'replaced_token', 'prompt_ids', 'both_encoders', 'encode_ids', 'checked', 'with_slot', 'encode', 'empty_ids',
-           'encode_empty', 'conditions', 'native_size', 'initial_noise', 'generate', 'draw', 'known_nouns', 'spread',
-           'labelled', 'vae_roundtrip']
+           'prepare', 'unloadable', 'pipeline_class', 'load_foundation', 'tiny_pipeline', 'noun_list', 'token_ids',
+           'known', 'anchors', 'plot_cosines', 'replaced_token', 'prompt_ids', 'both_encoders', 'encode_ids', 'checked',
+           'with_slot', 'encode', 'empty_ids', 'encode_empty', 'conditions', 'native_size', 'initial_noise', 'generate',
+           'draw', 'known_nouns', 'spread', 'labelled', 'vae_roundtrip']
 
 # %% ../nbs/02_foundation.ipynb #e0c477df
 import json,re
@@ -115,6 +115,20 @@ def prepare(
     "Make a Stable Diffusion pipeline ready to dream: a deterministic solver, frozen weights, on the device."
     return frozen(use_solver(pipe,scheduler)).to(device or default_device())
 
+def unloadable(model, e)->DreamError:
+    "What is said of a model that cannot be loaded."
+    return DreamError(f'foundation.model {str(model)!r} could not be loaded ({" ".join(str(e).split())[:200]}): check '
+                      'the name, the network and the files.')
+
+def pipeline_class(
+    model='bundled',   # as `load_foundation` takes it
+    revision:str=None
+)->str: # raises DreamError if there is no such model
+    "Which diffusers pipeline a model is, by its index: one small file."
+    source = model_source(str(model))
+    try: return DiffusionPipeline.load_config(source, revision=revision).get('_class_name','')
+    except Exception as e: raise unloadable(model, e) from e
+
 def load_foundation(
     model='bundled',        # 'bundled', a local folder or a hub id
     device:str=None,        # default: the GPU, if there is one
@@ -125,16 +139,13 @@ def load_foundation(
     compile:bool=False      # the U-Net and the image decoder; None: on a GPU
 )->DiffusionPipeline: # Stable Diffusion 1.x, 2.x or XL, or distilled from them; raises DreamError for other models
     "Load a text-to-image model, with a deterministic solver, unless it was distilled for its own."
-    source,device,safe = model_source(str(model)),device or default_device(),safety_checker
+    source,kind = model_source(str(model)),pipeline_class(model, revision)
+    device = device or default_device()
     diffusers.utils.logging.disable_progress_bar(); transformers.utils.logging.disable_progress_bar()
-    try:
-        kind = DiffusionPipeline.load_config(source, revision=revision).get('_class_name','')
-        extra = ({} if 'XL' in kind else dict(requires_safety_checker=False) if safe
-                 else dict(safety_checker=None, requires_safety_checker=False))
-        pipe = DiffusionPipeline.from_pretrained(source, revision=revision, dtype=getattr(torch,dtype), **extra)
-    except Exception as e:
-        raise DreamError(f'foundation.model {str(model)!r} could not be loaded ({" ".join(str(e).split())[:200]}): '
-                         'check the name, the network and the files.') from e
+    extra = ({} if 'XL' in kind else dict(requires_safety_checker=False) if safety_checker
+             else dict(safety_checker=None, requires_safety_checker=False))
+    try: pipe = DiffusionPipeline.from_pretrained(source, revision=revision, dtype=getattr(torch,dtype), **extra)
+    except Exception as e: raise unloadable(model, e) from e
     if pipe.text_encoder is None:
         raise DreamError(f'foundation.model {str(model)!r} has no text_encoder: Dream-OOD needs a text-to-image model '
                          'of the Stable Diffusion kind.')

@@ -949,6 +949,7 @@ def check_study(p:Profile, least:int=20):
     if bad := unreadable([f for s in sets.values() if not torch.is_tensor(s.images) for f in s.images]):
         raise DreamError(f"{len(bad)} of your images cannot be read ({a_few([nice(f) for f in bad])}): replace or "
                          f"remove {'it' if len(bad)==1 else 'them'}.")
+    pipeline_class(p.foundation.model, p.foundation.revision)
     if words := unknown_nouns(p):
         raise DreamError(f'The foundation does not know the word{"s" if len(words)>1 else ""} {a_few(words,9)}: give '
                          'each of these classes another word in data.nouns (the bundled foundation knows those in '

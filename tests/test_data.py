@@ -158,3 +158,17 @@ def test_full_fashion_mnist_matches_the_bundled_part(mini):
     assert {bytes(i.numpy().tobytes()) for i in full.images} >= {bytes(i.numpy().tobytes())
         for i in load_images('part', Source(kind='sheets',path='fashion/test',select=['coat']), mini.data,
                              ['coat']).images}
+
+X = torch.zeros(4,3,8,8,dtype=torch.uint8)
+@pytest.mark.parametrize('images,labels,words', [(X.float()/255,None,'float32.*uint8, from 0'),(X[:,0],None,'a channel'),
+    (X.permute(0,2,3,1),None,'forward'),(X[:,:2],None,'1 or 3'),(X[:0],None,'empty'),([],None,'empty'),
+    (X,[0,1,0],'4 images and labels'),(X,[0,1,2,0],'labels from 0 to 2, and 2 classes'),(X,[0,1,-2,0],'from -2')])
+def test_images_and_labels_that_do_not_fit_are_one_sentence(images, labels, words):
+    with pytest.raises(DreamError, match=words) as e: ImageSet('mine', images, labels, ['a','b'])
+    assert '\n' not in str(e.value)
+    if torch.is_tensor(images):
+        with pytest.raises(DreamError, match=words): ImageSet('mine', images.numpy(), labels, ['a','b'])
+
+def test_an_array_is_as_good_as_a_tensor():
+    ds = ImageSet('mine', X.numpy(), np.array([0,1,-1,0]), ['a','b'])
+    assert torch.equal(ds[3][0],X[3]) and ds.labels.tolist()==[0,1,-1,0]
