@@ -46,8 +46,8 @@ def checked_labels(name:str, labels, n:int, classes)->torch.Tensor: # (n,) int64
     if labels is None: return torch.full((n,),-1)
     labels = torch.as_tensor(labels).long()
     if labels.shape!=(n,):
-        raise DreamError(f'Image set {name!r} has {n} images and labels of shape {tuple(labels.shape)}: give each image '
-                         'one label.')
+        raise DreamError(f'Image set {name!r} has {n} images and labels of shape {tuple(labels.shape)}: give each '
+                         'image one label.')
     if labels.min()<-1 or classes and labels.max()>=len(classes):
         raise DreamError(f'Image set {name!r} has labels from {labels.min()} to {labels.max()}, and {len(classes)} '
                          'classes: labels count these from 0, and -1 is none of them.')

@@ -209,8 +209,8 @@ def boundary(z, M, generator, *, anchors, label, k, select, step, extra, tempera
         raise DreamError('The rule boundary needs the anchors of at least two classes: there is no decision boundary '
                          'with one.')
     if step<1e-4:
-        raise DreamError(f'The rule boundary walks at most 10000 steps, and steps of {step} lead nowhere: raise step to '
-                         '0.0001 or more.')
+        raise DreamError(f'The rule boundary walks at most 10000 steps, and steps of {step} lead nowhere: raise step '
+                         'to 0.0001 or more.')
     with one_thread():
         a,x = F.normalize(anchors.double(),dim=-1).to(z.device),z.double()
         own = lambda x: (x@a.T).argmax(1)==label

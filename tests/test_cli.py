@@ -140,7 +140,8 @@ def test_a_folder_with_a_broken_image_is_one_sentence(shop, tmp_path, call):
 # -- answers ----------------------------------------------------------------------------------------------------------
 def test_a_foundation_that_is_none_is_told_at_once_and_leaves_nothing(shop, tmp_path, call):
     code, out, err = call('classifier', shop, '--runs', tmp_path/'runs', '--foundation', 'no/such')
-    assert (code == 2 and "foundation.model 'no/such' could not be loaded" in err.splitlines()[-1] and 'Traceback' not in err
+    last = err.splitlines()[-1]
+    assert (code == 2 and "foundation.model 'no/such' could not be loaded" in last and 'Traceback' not in err
             and not [*(tmp_path/'runs').rglob('*.yaml')]), (out, err)
 
 def test_answers_are_written_as_table_csv_and_json():

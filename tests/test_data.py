@@ -160,7 +160,8 @@ def test_full_fashion_mnist_matches_the_bundled_part(mini):
                              ['coat']).images}
 
 X = torch.zeros(4,3,8,8,dtype=torch.uint8)
-@pytest.mark.parametrize('images,labels,words', [(X.float()/255,None,'float32.*uint8, from 0'),(X[:,0],None,'a channel'),
+@pytest.mark.parametrize('images,labels,words', [
+    (X.float()/255,None,'float32.*uint8, from 0'),(X[:,0],None,'a channel'),
     (X.permute(0,2,3,1),None,'forward'),(X[:,:2],None,'1 or 3'),(X[:0],None,'empty'),([],None,'empty'),
     (X,[0,1,0],'4 images and labels'),(X,[0,1,2,0],'labels from 0 to 2, and 2 classes'),(X,[0,1,-2,0],'from -2')])
 def test_images_and_labels_that_do_not_fit_are_one_sentence(images, labels, words):

@@ -261,7 +261,8 @@ nan = z.clone(); nan[3,0] = torch.nan
     (dict(rule='boundary',anchors=words(z)[[1,0,2]]), 'wrong about every embedding'),
     (dict(rule='boundary',step=1e-9), 'raise step'),
     # two classes of one name: no boundary to reach
-    (dict(rule='boundary',z=z[:9],M=5,anchors=words(z)[[0,0]]), 'Only 0 embeddings reach'), (dict(rule='token_noise',sigma=0), 'sigma is 0'),
+    (dict(rule='boundary',z=z[:9],M=5,anchors=words(z)[[0,0]]), 'Only 0 embeddings reach'),
+    (dict(rule='token_noise',sigma=0), 'sigma is 0'),
     (dict(rule='interpolation',strength=[.8,.3]), 'strength')])
 def test_bad_input_is_one_sentence(changes, words):
     with pytest.raises(DreamError, match=words) as e: draw(**changes)
