@@ -10,6 +10,11 @@ from dream_ood.runs import Run
 from dream_ood.stages import run_training
 
 ROOT = Path(__file__).parent.parent
+HEAVY = ['test_notebooks','test_workflow','test_paper','test_plan','test_classifier','test_pages_of_less']
+
+def pytest_collection_modifyitems(items):
+    "What takes minutes comes first, so that no worker waits for it at the end."
+    items.sort(key=lambda i: HEAVY.index(i.path.stem) if i.path.stem in HEAVY else len(HEAVY))
 
 def tiny_profile(foundation, **sections):
     "The mini profile with eight images a class, a random foundation, and trainings of a few steps."
