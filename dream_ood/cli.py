@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 'RUNS', 'TABLE1', 'SUFFIXES', 'project',
            'at_home', 'numbers', 'one_row', 'home_of', 'shown', 'no_words', 'made', 'reproduce', 'profile_of',
-           'classifier', 'Format', 'find_classifier', 'listed', 'answers', 'written', 'predict', 'plan', 'rates',
-           'check', 'schema', 'execute', 'foundation', 'docs', 'readme', 'lock', 'record', 'slim', 'check_project',
-           'sentence', 'main']
+           'source_of', 'classifier', 'Format', 'find_classifier', 'listed', 'answers', 'written', 'predict', 'plan',
+           'rates', 'check', 'schema', 'execute', 'foundation', 'docs', 'readme', 'lock', 'record', 'slim',
+           'check_project', 'sentence', 'main']
 
 # %% ../nbs/12_command_line.ipynb #b2000004
 import atexit,gc,os,re,sys
@@ -149,6 +149,26 @@ def profile_of(
                      +yaml.safe_dump(own, allow_unicode=True, sort_keys=False))
     return str(path)
 
+# %% ../nbs/12_command_line.ipynb #55668132
+def source_of(
+    source:str,    # a folder, or the path of a profile
+    runs:str, foundation:str, name:str
+)->tuple: # path of the profile; whether this call wrote it
+    "The study that is meant; goes to the project's root. Raises DreamError if there is none."
+    from dream_ood.core import DreamError,find_root,resolve
+    from dream_ood.settings import split_in_three
+    folder,[source] = Path(source).expanduser(),at_home(source)
+    if folder.name and (find_root()/folder).is_dir(): folder = find_root()/folder
+    if folder.name and Path(source).is_dir():
+        try: split_in_three(dict(images=source))
+        except ValueError as e: raise DreamError(f'{str(e)[0].upper()}{str(e)[1:]}.') from None
+        before = {*resolve(runs).glob('*/profile.yaml')}
+        path = profile_of(Path(source), runs, foundation, name or None)
+        return path,resolve(path) not in before
+    if source and not source.endswith(('.yaml','.yml')) and not resolve(source).exists():
+        raise DreamError(f'There is no {source!r}: give a folder with one subfolder a class, or the path of a profile.')
+    return source,False
+
 # %% ../nbs/12_command_line.ipynb #d2250a0f
 @app.command(context_settings=dict(allow_extra_args=True))
 def classifier(ctx:typer.Context,
@@ -167,35 +187,24 @@ def classifier(ctx:typer.Context,
     - `dream-ood classifier profiles/mine.yaml`
     """
     import time
-    from dream_ood.core import DreamError,find_root,nice,resolve
+    from dream_ood.core import DreamError,nice,resolve
     from dream_ood.runs import Run
     from dream_ood.study import load_profile
     if not re.fullmatch(r'\d+', seed):
         raise DreamError(f'SEEDS is {seed!r}: a classifier is made of one seed, a whole number such as 0.')
     no_words(ctx.args)
-    folder,[source] = Path(source).expanduser(),at_home(source)
-    if folder.name and (find_root()/folder).is_dir(): folder = find_root()/folder
-    is_folder = bool(folder.name) and Path(source).is_dir()
-    if is_folder:
-        from dream_ood.settings import split_in_three
-        try: split_in_three(dict(images=source))
-        except ValueError as e: raise DreamError(f'{str(e)[0].upper()}{str(e)[1:]}.') from None
-        before = {*resolve(runs).glob('*/profile.yaml')}
-        source = profile_of(Path(source), runs, foundation, name or None)
-    elif source and not source.endswith(('.yaml','.yml')) and not resolve(source).exists():
-        raise DreamError(f'There is no {source!r}: give a folder with one subfolder a class, or the path of a profile.')
+    source,is_new = source_of(source, runs, foundation, name)
     study,began = load_profile(source),time.time()
     if not Run(study, seed, runs).stage('data').done:
         from dream_ood.stages import check_study   # a finished study needs it not
         try: check_study(study)
         except DreamError:
-            if is_folder and resolve(source) not in before: resolve(source).unlink()   # another call may say it better
+            if is_new: resolve(source).unlink()   # another call may say it better
             raise
-        classes = ', '.join(study.data.classes)
-        print(f'{study.name}: {len(study.data.classes)} classes ({classes}); the images can all be read.', flush=True)
-    home = resolve(runs)/study.name
+        print(f'{study.name}: {len(study.data.classes)} classes ({", ".join(study.data.classes)}); the images can all '
+              'be read.', flush=True)
+    home,there = resolve(runs)/study.name,nice(resolve(runs)/study.name/'classifier')
     made(home, source, [seed], runs, 'classifier', ctx.args)
-    there = nice(home/'classifier')
     print(f'''
 Classifier  {there}
 Report      {there}/report.html
