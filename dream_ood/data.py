@@ -26,7 +26,7 @@ import_lightly('torchvision.transforms.v2', COMPILER)
 from torchvision import datasets
 from torchvision.transforms import v2
 
-# %% ../nbs/01_data.ipynb #d24fc555
+# %% ../nbs/01_data.ipynb #aed2921a
 def checked_images(name:str, images): # as `ImageSet` takes them
     "Images that are files, or a uint8 tensor (N, 1 or 3, H, W). Raises DreamError for others."
     if isinstance(images, np.ndarray): images = torch.from_numpy(images)
@@ -53,6 +53,7 @@ def checked_labels(name:str, labels, n:int, classes)->torch.Tensor: # (n,) int64
                          'classes: labels count these from 0, and -1 is none of them.')
     return labels
 
+# %% ../nbs/01_data.ipynb #d24fc555
 class ImageSet(Dataset):
     "Images with labels, in memory (uint8 tensor) or as files. Raises DreamError if they are not what it takes."
     def __init__(self,

@@ -106,7 +106,7 @@ def use_solver(
         pipe.scheduler = SOLVERS[name or 'dpm'].from_config(own.config, **more)
     return pipe
 
-# %% ../nbs/02_foundation.ipynb #874b2054
+# %% ../nbs/02_foundation.ipynb #fb5065df
 def prepare(
     pipe,               # a diffusers pipeline of yours
     device:str=None,    # default: the GPU, if there is one
@@ -129,6 +129,7 @@ def pipeline_class(
     try: return DiffusionPipeline.load_config(source, revision=revision).get('_class_name','')
     except Exception as e: raise unloadable(model, e) from e
 
+# %% ../nbs/02_foundation.ipynb #874b2054
 def load_foundation(
     model='bundled',        # 'bundled', a local folder or a hub id
     device:str=None,        # default: the GPU, if there is one

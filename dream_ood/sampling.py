@@ -190,7 +190,7 @@ def gaussian(z, M, generator, *, k, select, candidates, keep, block=BLOCK)->Samp
             left -= len(length)
     return recorded(torch.cat(rounds).to(z.device), z, k, block)
 
-# %% ../nbs/04_sampling.ipynb #d43087ab
+# %% ../nbs/04_sampling.ipynb #c587c0b0
 def climb(
     z:Tensor,       # (n,d) unit norm
     anchors:Tensor, # (C,d) unit norm
@@ -202,6 +202,7 @@ def climb(
     g = (z@anchors.T/τ).softmax(1)@anchors-anchors[label]
     return F.normalize(z+step*F.normalize(g,dim=-1), dim=-1)
 
+# %% ../nbs/04_sampling.ipynb #d43087ab
 def boundary(z, M, generator, *, anchors, label, k, select, step, extra, temperature=0.1, block=BLOCK)->Samples:
     "Outliers: the embeddings nearest to the decision boundary, moved across it (after BOOD)."
     checked(z, k, M)
