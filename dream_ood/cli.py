@@ -10,7 +10,7 @@ __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 
            'check_project', 'sentence', 'main']
 
 # %% ../nbs/12_command_line.ipynb #b2000004
-import atexit,gc,os,re,sys
+import atexit,gc,os,re,sys,time
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -186,7 +186,6 @@ def classifier(ctx:typer.Context,
     - `dream-ood classifier photos/shop --foundation CompVis/stable-diffusion-v1-4` (a GPU, hours)
     - `dream-ood classifier profiles/mine.yaml`
     """
-    import time
     from dream_ood.core import DreamError,nice,resolve
     from dream_ood.runs import Run
     from dream_ood.study import load_profile
