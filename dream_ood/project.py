@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROOT', 'NUMBER', 'LINK', 'SCHEMA', 'OURS', 'EMOJI', 'DEBIAN', 'in_checkout', 'call', 'drop_numbers', 'dress', 'site',
            'write_readme', 'write_schema', 'slim_notebook', 'execute_in_place', 'record_runs', 'lowest', 'installed',
-           'write_lock', 'check_files', 'train_foundation']
+           'too_new', 'write_lock', 'check_files', 'train_foundation']
 
 # %% ../nbs/13_project.ipynb #b4000004
 import base64,io,os,re,shutil,subprocess,sys,tempfile
@@ -179,9 +179,21 @@ def installed()->list: # name==version
     found = {d.name.lower().replace('_','-'):f"{d.name}=={d.version.split('+')[0]}" for d in distributions()}
     return [found[n] for n in sorted(found) if n not in ('dream-ood','pip')]
 
+def too_new(python:str)->list: # name==version
+    "The packages of this environment that a version of Python, such as 3.11.0, would not install."
+    from importlib.metadata import distributions
+    from packaging.specifiers import SpecifierSet
+    return sorted(f'{d.name}=={d.version}' for d in distributions()
+                  if not SpecifierSet(d.metadata['Requires-Python'] or '').contains(python))
+
 def write_lock():
-    "Write requirements/lock.txt from this environment, and requirements/lowest.txt from settings.ini."
+    """Write requirements/lock.txt from this environment, and requirements/lowest.txt from settings.ini. Raises
+    DreamError if the oldest Python would not install it."""
+    from fastcore.foundation import Config
     in_checkout()
+    oldest = Config('.','settings.ini').min_python+'.0'
+    if wrong := too_new(oldest):
+        raise DreamError(f'Python {oldest} does not install {", ".join(wrong)}: install older versions, then lock.')
     for name,made,lines in (('lock','from .venv',installed()), ('lowest','from settings.ini',lowest())):
         Path(f'requirements/{name}.txt').write_text(f'# made {made} by `make lock`\n'+'\n'.join(lines)+'\n')
 
