@@ -179,6 +179,8 @@ class Run:
         nouns = ({'validation outliers':sorted(d.name for d in resolve(aside.path).glob('*/'))} if aside
                  and aside.kind=='folder' else {})
         d = self.profile.data
+        if stage=='foundation' and (shown := sorted({w for s in d.ood.values() for w in s.shows or ()})):
+            nouns['shown'] = shown
         if stage=='foundation' and self.profile.foundation.nouns: files.append(resolve(self.profile.foundation.nouns))
         own = ({f'folder {s.path}':listing(s.path) for s in d.sources() if s.kind=='folder'} if stage=='data'
                and d.train.part else {})

@@ -59,6 +59,7 @@ class Source(Section):
 class OODSource(Source):
     "An OOD test set and the group it is averaged in."
     group: Literal['near','far','sanity']
+    shows: list[str]|None = optional()             # nouns of which no outlier is drawn, as its images show these
 
 # %% ../nbs/00_settings.ipynb #f5578f5e
 SPLITS = dict(train=[0.,.7], validation=[.7,.85], test=[.85,1.])

@@ -78,9 +78,9 @@ def run_data(run:Run):
 
 # %% ../nbs/02_foundation.ipynb #5d8874ac
 def taken_words(d:Data)->set:
-    "Words of the ID classes, and of the outliers that are kept aside for validation."
+    "Words of the ID classes, of the outliers that are kept aside for validation, and of what OOD test sets show."
     aside = validation_outliers(d).nouns if d.validation_outliers else []
-    return class_words(d) | {bare(n) for n in aside}
+    return class_words(d) | {bare(n) for n in [*aside, *(w for s in d.ood.values() for w in s.shows or ())]}
 
 # %% ../nbs/02_foundation.ipynb #8111c2a9
 def foundation_of(

@@ -168,6 +168,15 @@ def test_the_foundation_is_stale_when_a_noun_is_kept_aside(tmp_path):
     (tmp_path/'aside'/'violin').mkdir()
     assert before!=key()
 
+def test_the_foundation_is_stale_when_a_test_set_shows_a_noun():
+    p = load_profile(MINI)
+    def key(ood):
+        changed = p.model_copy(update=dict(data=p.data.model_copy(update=dict(ood=ood))))
+        return Run(changed, 0).stage('foundation').key
+    faces = p.data.ood['faces']
+    assert key(p.data.ood)==key({n:s for n,s in p.data.ood.items() if n!='faces'})
+    assert key(p.data.ood)!=key(p.data.ood|{'faces':faces.model_copy(update=dict(shows=['mask']))})
+
 def _really_full(f): f.symlink_to('/dev/full'); f.write_text('half')   # a device that has no room
 def _safetensors(f):  # what safetensors says, which is no OSError
     f.write_text('half')
