@@ -230,6 +230,8 @@ class Finetune(Section):
     outlier_batch_size: Positive
     vae_fraction: Fraction = 0.0                   # share of ID images passed through the foundation's VAE
     freeze_bn: bool = False                        # keep the statistics of batch normalisation as they were
+    # share of the steps, the last ones, whose weights are averaged; default: the weights of the last step
+    average: Fraction|None = optional()
 
 class OwnFinetune(Section):
     "What a contender's fine-tuning has of its own; default: the section's."
@@ -237,6 +239,7 @@ class OwnFinetune(Section):
     lr: PositiveFloat|None = optional()
     outlier_batch_size: Positive|None = optional()
     vae_fraction: Fraction|None = optional()
+    average: Fraction|None = optional()
 
 MADE = ('mixup','cutmix','vos','npos')            # outliers made while training, from the batch itself
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import matplotlib.pyplot as plt
 from torch import nn,Tensor
+from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 from .core import DreamError,atomic,default_device,generator,seed_for
@@ -337,6 +338,7 @@ class Plan:
     outliers:int=0     # outliers a step
     vae:int=0          # of the ID images of a step, those that have been through the autoencoder
     freeze:bool=False  # keep the statistics of batch normalisation as they were, see `training_mode`
+    average:float=0.   # share of the steps, the last ones, whose weights are averaged
     @property
     def legs(self)->list: return [min(self.leg, self.steps-i) for i in range(0, self.steps, self.leg)]
     @property
@@ -353,7 +355,7 @@ def make_plan(
     if contender.start:
         size = min(f.batch_size, n)
         return Plan('finetune', f.steps, size, n//size, f.lr, False, f.outlier_batch_size,
-                    round(f.vae_fraction*size), f.freeze_bn)
+                    round(f.vae_fraction*size), f.freeze_bn, f.average or 0.)
     size = min(t.batch_size, n)
     return Plan('scratch', t.epochs*(n//size), size, n//size, t.lr, True, size)
 
@@ -388,7 +390,8 @@ def train_leg(
     freeze:bool,       # see `training_mode`
     β:float, T:float,  # see `regularised_loss`
     bar=None,          # tqdm
-    made=None          # `Made`, where the loader brings no outliers
+    made=None,         # `Made`, where the loader brings no outliers
+    after=None         # called with the step in this leg when it is done
 )->list: # one dict a step: learning rate and the parts of the loss
     "Train over the batches of one leg; raises DreamError if the loss is no longer a number."
     training_mode(net, freeze)
@@ -398,6 +401,7 @@ def train_leg(
         loss,parts = regularised_loss(net, phi, x, y, out if made is None else made, β, T)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         rows.append(dict(lr=rate(step), **parts))
+        if after is not None: after(step)
         if bar is not None: bar.update()
     rows = [{k:float(v) for k,v in r.items()} for r in rows]
     if not np.isfinite(rows[-1]['ce']+rows[-1]['l_ood']):
@@ -420,17 +424,23 @@ def optimise(
     "Train `net` (and φ) by a plan, or finish an interrupted training."
     optimizer = torch.optim.SGD([*net.parameters(), *(phi.parameters() if phi else [])], lr=plan.lr, momentum=0.9,
                                 nesterov=True, weight_decay=weight_decay)
-    parts = dict(net=net, optimizer=optimizer, **{k:v for k,v in dict(phi=phi,made=made).items() if v is not None})
+    mean = AveragedModel(net, use_buffers=True) if plan.average else None
+    parts = dict(net=net, optimizer=optimizer,
+                 **{k:v for k,v in dict(phi=phi,made=made,mean=mean).items() if v is not None})
     rows = resume(checkpoint, parts)
     done = int(np.searchsorted(np.cumsum(plan.legs), len(rows), side='right')) if rows else 0
     with tqdm(total=plan.steps, initial=len(rows), desc=desc, unit='step') as bar:
         for leg in range(done, len(plan.legs)):
             first = len(rows)
             rate = lambda step: float(learning_rate((first+step)/plan.steps, plan.lr, plan.warmup))
-            rows += train_leg(net, phi, optimizer, loader(leg), rate, plan.freeze, β, T, bar, made)
+            def average(step): # the weights of the last steps
+                if first+step >= (1-plan.average)*plan.steps: mean.update_parameters(net)
+            rows += train_leg(net, phi, optimizer, loader(leg), rate, plan.freeze, β, T, bar, made,
+                              average if mean is not None else None)
             bar.set_postfix({k:f"{np.mean([r[k] for r in rows[-50:]]):.3f}" for k in ('ce','l_ood','accuracy')})
             if checkpoint is not None:
                 with atomic(checkpoint) as p: torch.save({k:v.state_dict() for k,v in parts.items()}|dict(rows=rows), p)
+    if mean is not None: net.load_state_dict(mean.module.state_dict())
     return pd.DataFrame(rows)
 
 def resume(checkpoint, parts:dict)->list:

@@ -130,6 +130,33 @@ def test_divergence_is_one_sentence():
     with pytest.raises(DreamError, match='diverged'):
         optimise(net, None, plan, lambda leg: [(torch.randn(2,3),torch.tensor([0,1]),None)], 0.)
 
+def test_an_average_is_of_the_last_steps_and_survives_a_kill(tmp_path, monkeypatch):
+    def train(average, checkpoint=None): # state; the weights after each step that was taken now
+        torch.manual_seed(0); seen = []
+        net = torch.nn.Sequential(torch.nn.Linear(3,4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4,4))
+        def loader(leg):
+            g = torch.Generator().manual_seed(leg)
+            for _ in range(2):
+                seen.append([p.detach().clone() for p in net.parameters()])        # as the step before has left them
+                yield torch.randn(6,3,generator=g),torch.arange(6)%4,None
+        optimise(net, None, Plan('x', 8, 6, 2, .1, False, average=average), loader, 0., checkpoint=checkpoint)
+        return net.state_dict(),[*seen[1:],[p.detach() for p in net.parameters()]]
+    (last,steps),(mean,_) = train(0.),train(.5)
+    for k,p in enumerate(n for n in mean if n.endswith(('weight','bias'))):
+        expected = torch.stack([s[k] for s in steps[4:]]).mean(0)
+        assert torch.allclose(mean[p], expected, atol=1e-6)
+    assert not torch.allclose(mean['2.weight'], last['2.weight'], atol=1e-3)
+    assert mean['1.running_var'].isfinite().all()
+    real,n = training.train_leg,[]
+    def cut(*args):
+        n.append(1)
+        if len(n)==4: raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(training, 'train_leg', cut)
+    with pytest.raises(KeyboardInterrupt): train(.5, tmp_path/'c.pt')
+    for a,b in zip(mean.values(), train(.5, tmp_path/'c.pt')[0].values()): assert torch.allclose(a.float(), b.float())
+    assert len(n)==5
+
 # Dream-ID
 
 def test_dream_id_runs_resumes_and_is_paired(trained):
