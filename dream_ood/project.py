@@ -154,8 +154,8 @@ def record_runs(
     from dream_ood.runs import Run
     from dream_ood.study import load_profile
     kept.mkdir(parents=True, exist_ok=True)
-    for f in ('tables/table1.csv','tables/summary.md','figures/table1.png','figures/gallery.png'):
-        shutil.copy(runs/'mini'/f, kept)
+    for f in ('tables/table1.csv','tables/summary.md','figures/table1.png','figures/paired.png','figures/gallery.png',
+              'seed0/decoding/outward.png'): shutil.copy(runs/'mini'/f, kept)
     save_json(kept/'gallery.json', gallery_data(Run(load_profile('profiles/mini.yaml'), 0, runs), per_class=8, real=8))
     shown = [*sorted(nbs.glob('0*.ipynb')),nbs/'paper'/'table1.ipynb']
     execute_in_place(*shown, nbs/'index.ipynb')

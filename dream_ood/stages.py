@@ -883,11 +883,12 @@ def plot_scores(
 def plot_roc(
     run:Run,
     methods=None # names, or what to call them: name; default: all
-): # matplotlib Figure
+): # matplotlib Figure, or None without near and far sets
     "ROC curves of the methods, near and far OOD sets apart."
     scores = load_scores(run)
     methods = methods if isinstance(methods,dict) else {m:m for m in methods or scores}
     there = [g for g in ('near','far') if g in {s.group for s in run.profile.data.ood.values()}]
+    if not there: return None
     fig,axes = plt.subplots(1, len(there), figsize=(2+5*len(there),4), sharey=True, squeeze=False, layout='constrained')
     axes = axes[0]
     for label,m in methods.items():
