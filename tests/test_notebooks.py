@@ -82,25 +82,6 @@ def test_studies_of_dreams(name, parameters, runs, tmp_path):
     cells(out)
     assert (runs/f'smoke_{name}'/'tables'/f'{name}.csv').stat().st_size > 0
 
-def test_where_seeds_differ(runs, tmp_path):
-    import pandas as pd
-    from dream_ood import stages
-    for seed in (0, 1):
-        run = Run.open(PROFILE, seed, runs)
-        for n in ('data', 'foundation', 'latent_space', 'sampling', 'decoding', 'training'):
-            getattr(stages, f'run_{n}')(run)
-    remedies = {'as it is': {}, 'average': {'average': .5}, 'monotone φ': {'phi': 'monotone'}}
-    execute_notebook('nbs/paper/variance.ipynb', runs/'executed'/'variance.ipynb', profile=PROFILE, seeds=[0, 1],
-                     remedies=remedies, figures=str(tmp_path), tables=str(tmp_path), runs=str(runs))
-    cells(runs/'executed'/'variance.ipynb')
-    alone, remedy = pd.read_csv(tmp_path/'variance.csv'), pd.read_csv(tmp_path/'variance_remedies.csv')
-    assert list(alone.changed) == ['nothing', 'network', 'pool', 'order', 'φ', 'all of them']
-    worth = ['validation_fpr95', 'validation_auroc', 'near_fpr95', 'near_auroc', 'id_accuracy']
-    def same(a, b): return (a[worth].round(6).values == b[worth].round(6).values).all()
-    assert same(alone[alone.changed == 'all of them'], remedy[(remedy.remedy == 'as it is') & (remedy.seed == 1)])
-    assert same(alone[alone.changed == 'nothing'], remedy[(remedy.remedy == 'as it is') & (remedy.seed == 0)])
-    assert not same(alone[alone.changed == 'nothing'], alone[alone.changed == 'network'])
-
 def test_finished_stages_skip_themselves(runs):
     stage = Run.open(PROFILE, 0, runs).stage('sampling')
     before = {f: f.stat().st_mtime_ns for f in stage.folder.rglob('*.safetensors')}
