@@ -39,7 +39,8 @@ def resolve(path)->Path:
     with the package."""
     p = Path(path).expanduser()
     if p.is_absolute() or p.exists(): return p
-    return SHIPPED/p if not (find_root()/p).exists() and (SHIPPED/p).exists() else find_root()/p
+    ships = p.parts[:1] in (('nbs',),('profiles',),('workflow',))      # a checkout holds runs, too: these are its own
+    return SHIPPED/p if ships and not (find_root()/p).exists() and (SHIPPED/p).exists() else find_root()/p
 
 def nice(path)->str:
     "`path` as people should see it: relative to the project's root where it lies inside."

@@ -450,10 +450,8 @@ def outward(
     pool = pool or outlier_pools(run)[0]
     ends = load_tensors(run.stage('sampling')/f'{p.decoding.pools[pool].of or pool}.safetensors')['z'][:,0]
     def way(i): # unit vectors (n, d), equal angles apart
-        a,b = (F.normalize(v, dim=0) for v in (z[y==i].mean(0), ends[i]))
-        θ = torch.arccos((a @ b).clamp(-1,1))
-        t = torch.linspace(0, 1, n)[:,None]
-        return (torch.sin((1-t)*θ)*a + torch.sin(t*θ)*b)/torch.sin(θ)
+        a,b = (F.normalize(v, dim=0)[None] for v in (z[y==i].mean(0), ends[i]))
+        return slerp(a, b, torch.linspace(0, 1, n))
     return {c:draw(pipe, way(i), [seed_for(run.seed,'outward',c)]*n, nouns=[p.data.noun(c)]*n,
                    **p.drawing|dict(prompt=[p.prompt(c)]*n)) for i,c in spread(list(enumerate(p.data.classes)), rows)}
 

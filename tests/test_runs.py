@@ -202,3 +202,11 @@ def test_results_set_aside_within_one_second_do_not_collide(tmp_path):
         save_json(run.stage('latent_space').begin()/'made.json', batch_size)
     kept = sorted(load_json(f) for f in (run.folder/'set_aside').glob('latent_space-*/made.json'))
     assert kept == [300, 400, 500] and load_json(run.stage('latent_space')/'made.json') == 200
+
+def test_runs_of_a_checkout_are_not_taken_for_those_of_another_folder(tmp_path, monkeypatch):
+    from dream_ood import core
+    for f in ('checkout/_runs/x', 'checkout/profiles', 'empty'): (tmp_path/f).mkdir(parents=True)
+    (tmp_path/'checkout'/'profiles'/'a.yaml').write_text('name: a')
+    monkeypatch.setattr(core, 'SHIPPED', tmp_path/'checkout'); monkeypatch.chdir(tmp_path/'empty')
+    assert core.resolve('_runs')==tmp_path/'empty'/'_runs' and core.resolve('_runs/x')==tmp_path/'empty'/'_runs'/'x'
+    assert core.resolve('profiles/a.yaml')==tmp_path/'checkout'/'profiles'/'a.yaml'
