@@ -407,7 +407,7 @@ app.add_typer(project, name='project')
 @project.command()
 def docs():
     "Build the website into `_docs/`. Example: `dream-ood project docs`"
-    from dream_ood.project import site
+    from dream_ood.website import site
     site()
 
 @project.command()

@@ -39,9 +39,9 @@ def run(foundation, tmp_path_factory):
                prompt=f'a picture of a {c}') for i,c in enumerate(('cat','50% #1 dog','<b>tree</b>'))])
     return run
 
-def test_a_reader_browses_the_run_folder(run, tmp_path):
+def test_a_reader_browses_the_run_folder(run):
     m = pd.read_parquet(run.stage('decoding')/'knn'/'metadata.parquet')
-    with browser(tmp_path/'profile') as page:
+    with browser() as page:
         page.open(gallery_page(run).as_uri())
         assert page.js(LOADED)
         shown = page.js(SHOWN)
@@ -53,7 +53,7 @@ def test_a_reader_browses_the_run_folder(run, tmp_path):
                        f"document.querySelector('h2').textContent=='{c}'")
             assert {g for g,_,_ in page.js(SHOWN)}=={c} and len(page.js(SHOWN))==(3 if c=='other names' else 8+30+2+4)
         # a name is text, whatever it holds
-        assert page.js("document.querySelectorAll('main b').length")==0
+        assert page.js("document.querySelectorAll('#gallery b').length")==0
         page.js("history.go(-1)"); page.until("document.querySelector('h2').textContent=='boot'")
         for off in ('real','inliers','names','knn, refused'):                             # by pool
             page.js(f"[...document.querySelectorAll('#pools button')].find(b => b.textContent=='{off}').click()")
@@ -75,19 +75,19 @@ def test_a_reader_browses_the_run_folder(run, tmp_path):
         page.js("document.querySelector('#next').click()")
         assert page.js("document.querySelector('dialog img').getAttribute('src')").endswith(m.file[shown[3][2]])
         page.js("document.querySelector('#close').click()"); assert not page.js("document.querySelector('dialog').open")
-        assert page.js(LOADED) and not page.complaints and {u.split(':')[0] for u in page.requests}=={'file','data'}
+        assert page.js(LOADED) and not page.complaints and {u.split(':')[0] for u in page.requests}<={'file','data'}
 
-def test_more_images_on_demand(run, tmp_path):
-    with browser(tmp_path/'profile') as page:
+def test_more_images_on_demand(run):
+    with browser() as page:
         page.open(gallery_page(run).as_uri())
         before = len(page.js(SHOWN)); page.js("document.querySelector('.more').click()")
         assert (len(page.js(SHOWN))==before+6
-                and page.js("document.querySelector('#count').textContent")==f'{before+6} images shown')
+                and page.js("document.querySelector('.count').textContent")==f'{before+6} images shown')
 
 def test_an_embedded_page_stands_alone(run, tmp_path):
     moved = tmp_path/'elsewhere'/'page.html'
     write_gallery(moved, gallery_data(run, per_class=2, real=2))
-    with browser(tmp_path/'profile') as page:
+    with browser() as page:
         page.open(moved.as_uri()+'#class=coat&without=real')
         assert page.js(LOADED.replace('> 9','> 5'))
         assert [p for _,p,_ in page.js(SHOWN)]==['knn']*2+['knn, refused']*2+['inliers']*2
