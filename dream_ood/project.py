@@ -102,10 +102,11 @@ def front_picture(
     rows = [torch.cat([real_images(train, p.data.classes.index(c), 1, p.data.image_size),torch.full_like(x[:1], 255),x])
             for c,x in ways.items()]
     n = len(rows[0])
-    fig = image_grid(torch.cat(rows), cols=n, row_labels=list(ways), scale=.62)
+    fig = image_grid(torch.cat(rows), cols=n, row_labels=list(ways), scale=.75)
     step = p.data.image_size+2
     fig.axes[0].set_xticks([step*(i+.5)-1 for i in (0,2,2+(n-3)/2,n-1)],
                            ['real','drawn: the class','almost the class','something else'])
+    fig.set_layout_engine('constrained')
     save_figure(file, fig)
 
 # %% ../nbs/13_project.ipynb #32316d4b

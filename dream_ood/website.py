@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'LINK', 'RESULTS', 'OPENING', 'ELSEWHERE', 'FRAME', 'CAPTION', 'drop_numbers', 'text_of', 'is_answer',
-           'answer_first', 'defined', 'folded', 'dress', 'fields_table', 'entry', 'reference', 'find', 'line_of',
-           'write_reference', 'plain', 'finish_page', 'finish', 'write_card', 'write_gallery_page', 'site']
+           'answer_first', 'defined', 'folded', 'dress', 'typed', 'fields_table', 'entry', 'reference', 'find',
+           'line_of', 'write_reference', 'plain', 'finish_page', 'finish', 'write_card', 'write_gallery_page', 'site']
 
 # %% ../nbs/13_website.ipynb #13b00004
 import html,inspect,re,shutil,textwrap
 from importlib import import_module
 from pathlib import Path
+from types import UnionType
+from typing import Annotated,Literal,Union,get_args,get_origin
 import nbformat
 from .core import load_json
 from .plots import render
-from .project import ROOT,call,in_checkout
+from .project import HOME,ROOT,call,in_checkout
+from .settings import Section
+from .study import comments
 
 # %% ../nbs/13_website.ipynb #13b00007
 NUMBER = re.compile(r'\b\d+_(\w+\.ipynb)\b')                       # 04_sampling.ipynb is the page sampling.html,
@@ -97,15 +101,24 @@ def dress(proc:Path):
         nbformat.write(nb, f)
 
 # %% ../nbs/13_website.ipynb #13b0000d
-def fields_table(model)->str: # Markdown
-    "The fields of a pydantic model: name, type, default, what it is."
-    def typed(a): return getattr(a, '__name__', str(a)) if not getattr(a, '__args__', ()) else str(a)
-    def cell(x): return re.sub(r'\s+', ' ', str(x)).replace('|', r'\|').replace('<', '&lt;').replace('typing.', '')
-    rows = [(n, typed(f.annotation), '' if f.is_required() else repr(f.get_default(call_default_factory=True)),
-             f.description or '') for n,f in model.model_fields.items()]
+def typed(a)->str:
+    "A type as one would write it, without what pydantic checks beside it."
+    origin,args = get_origin(a),get_args(a)
+    if origin is Annotated: return typed(args[0])
+    if origin is Literal: return ' | '.join(map(repr, args))
+    if origin in (Union, UnionType): return ' | '.join(map(typed, args))
+    if origin: return f'{origin.__name__}[{", ".join(map(typed, args))}]'
+    return 'None' if a is type(None) else getattr(a, '__name__', str(a))
+
+def fields_table(model)->str: # Markdown; empty: it has none
+    "The fields of a pydantic model: name, type, default, what its source says of it."
+    said = {k:v for c in reversed(model.__mro__) if issubclass(c, Section) for k,v in comments(c).items()}
+    def cell(x): return re.sub(r'\s+', ' ', str(x)).replace('|', r'\|')
     def line(n, t, d, w):
-        return f'| {n} | `{cell(t)[:60]}` | {f"`{cell(d)[:40]}`" if d else ""} | {cell(w)} |'
-    return '\n'.join(['| | **Type** | **Default** | **Details** |','|--|--|--|--|',*(line(*r) for r in rows)])
+        return f'| {n} | `{cell(t)}` | {f"`{cell(d)}`" if d else ""} | {cell(w).replace("<", "&lt;")} |'
+    rows = [line(n, typed(f.annotation), '' if f.is_required() else repr(f.get_default(call_default_factory=True)),
+                 said.get(n, '')) for n,f in model.model_fields.items()]
+    return '\n'.join(['| | **Type** | **Default** | **Details** |','|--|--|--|--|',*rows]) if rows else ''
 
 def entry(obj, name:str, level:int, page:str, anchor:str)->str: # Markdown
     "What the reference says of one function, class or method."
@@ -117,6 +130,8 @@ def entry(obj, name:str, level:int, page:str, anchor:str)->str: # Markdown
     source,_,rest = shown.partition('\n\n')
     if '[source]' not in source: source,rest = '',shown
     heading,_,rest = rest.partition('\n\n')
+    fences = re.split(r'(```.*?```)', rest, flags=re.S)
+    rest = ''.join(t if t.startswith('```') else re.sub(r'<(?=\w)', '&lt;', t) for t in fences)    # <pool> is no tag
     try: line = inspect.getsourcelines(inspect.unwrap(obj))[1]
     except (OSError, TypeError): line = 1
     where = re.search(r'\((http[^)#]+)', source)
@@ -178,6 +193,7 @@ def finish_page(text:str, up:str)->str: # HTML
     text = ELSEWHERE.sub(f'{up}site/vendor/katex/', text)
     text = re.sub(r'<style scoped(="")?>.*?</style>', '', text, flags=re.S)                         # pandas's
     text = re.sub(r'<table border="1" class="dataframe">', '<table class="dataframe">', text)
+    text = re.sub(r'(<th\b[^>]*?) [hv]align="\w+"', r'\1', text)
     text = re.sub(r'<table\b.*?</table>', lambda m: f'{FRAME}{m[0]}</div>', text, flags=re.S)
     captions = [(m.start(),m[1]) for m in CAPTION.finditer(text)]
     def worded(m):
@@ -226,11 +242,10 @@ def write_gallery_page(proc:Path):
 def site():
     "Build the website into _docs/."
     in_checkout()
-    from nbdev.config import get_config
     from nbdev.serve import proc_nbs
     proc,docs = proc_nbs(force=True),ROOT/'_docs'
     for f in (proc/'paper'/'recorded').rglob('*.md'): f.unlink()   # tables kept for their own sake: the pages show them
-    drop_numbers(proc, get_config().doc_host+get_config().doc_baseurl+'/')
+    drop_numbers(proc, f'{HOME}/')
     dress(proc)
     write_reference(proc/'api')
     write_gallery_page(proc)
