@@ -217,8 +217,8 @@ def write_card(file):
     import matplotlib.pyplot as plt
     fig = plt.figure(figsize=(12,6.3), dpi=100, facecolor='#12395f')
     fig.text(.06, .82, 'dream_ood', color='w', fontsize=46, weight='bold')
-    fig.text(.06, .62, 'Imagine outliers with a\ntext-to-image model, and\nteach a classifier to say\n"I don\'t know"', color='w',
-             fontsize=25, va='top', linespacing=1.35)
+    said = 'Imagine outliers with a\ntext-to-image model, and\nteach a classifier to say\n"I don\'t know"'
+    fig.text(.06, .62, said, color='w', fontsize=25, va='top', linespacing=1.35)
     ax = fig.add_axes([.5,.06,.47,.88]); ax.axis('off')
     ax.imshow(plt.imread(ROOT/'nbs'/'paper'/'recorded'/'outward.png'))
     fig.savefig(file); plt.close(fig)

@@ -56,7 +56,7 @@ def code_of(path):
     return [l for c in nbformat.read(path, 4).cells if c.cell_type == 'code' for l in c.source.splitlines()]
 
 FILES = [f for pattern in ('nbs/*.ipynb', 'nbs/paper/*.ipynb', 'nbs/benchmarks/*.ipynb', 'nbs/shards/*.ipynb',
-                           'dream_ood/*.py',
+                           'nbs/guide/*.ipynb', 'dream_ood/*.py',
                            'tests/*.py', 'workflow/Snakefile', 'workflow/rules/*.smk', 'profiles/*.yaml', 'setup.py')
          for f in sorted(ROOT.glob(pattern)) if f.name != '_modidx.py']
 

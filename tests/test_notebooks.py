@@ -35,6 +35,11 @@ def test_stage_notebook(notebook, runs):
     print(f'{notebook}: {len(done)} cells, {sum(c.source.count("test_") + c.source.count("assert ") for c in done)} '
           'assertions')
 
+@pytest.mark.parametrize('notebook', ['13_website', 'guide/extending'])
+def test_notebook_that_needs_no_run(notebook, tmp_path):
+    execute_notebook(f'nbs/{notebook}.ipynb', tmp_path/'out.ipynb')
+    assert all(c.execution_count for c in cells(tmp_path/'out.ipynb') if c.source.strip())
+
 def test_every_stage_is_done_and_says_where_it_came_from(runs):
     run = Run.open(PROFILE, 0, runs)
     for name in STAGES:

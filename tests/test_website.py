@@ -76,7 +76,8 @@ def test_pages_are_light_and_in_order(docs, soups):
         top = [li for li in s.select('#quarto-sidebar .sidebar-menu-container > ul > li')]
         seen = len(top) + sum(len(li.select('ul.show > li')) for li in top)
         assert seen <= 28, (p, seen)
-    for f in ('sitemap.xml', 'llms.txt', 'search.json', 'site/card.png', 'site/favicon.svg'): assert (docs/f).exists(), f
+    for f in ('sitemap.xml', 'llms.txt', 'search.json', 'site/card.png', 'site/favicon.svg'):
+        assert (docs/f).exists(), f
     twins = re.findall(r'\]\(([^)]*\.llms\.md)\)', (docs/'llms.txt').read_text())
     assert len(twins) >= len(soups)-1
     assert all((docs/re.sub(r'^https?://[^/]+/dream_ood/', '', t)).exists() for t in twins)
@@ -168,3 +169,21 @@ def test_accessible(docs, home, tab, scheme):
         page.page.wait_for_timeout(150)
         wrong += [f'{p}: {w}' for w in serious(page, axe)]
     assert not wrong, '\n'.join(wrong)
+
+def test_the_explorer_answers(home, tab):
+    page = tab()
+    page.open(home+'explore.html')
+    page.page.locator('#explorer[data-ready]').wait_for()
+    page.js("document.querySelector('#ex-chart').scrollIntoView({behavior: 'instant', block: 'center'})")
+    at = page.js("(() => { const p = explorer.visible().find(p => p.kind == 'word'); return explorer.pixel(p.id) })()")
+    page.page.mouse.move(at['x'], at['y'])
+    page.until("document.querySelector('#ex-point').textContent.trim().length > 0")
+    before = page.js("document.querySelector('#ex-kept').innerText + document.querySelector('#ex-summary').innerText")
+    page.page.locator('#ex-sigma').focus()
+    page.page.keyboard.press('Home')
+    page.until("document.querySelector('#ex-kept').innerText + document.querySelector('#ex-summary').innerText != "
+               f"{before!r}")
+    many = page.js("explorer.visible().length")
+    page.page.locator('#ex-classes input[value=boot]').uncheck()
+    assert page.js("explorer.visible().length") < many
+    assert not page.complaints and all(u.startswith((home, 'data:', 'blob:')) for u in page.requests)
