@@ -1,6 +1,16 @@
-// What pages need beside what their renderer brings: a table of claims can be filtered by verdict, and on a phone each
-// of its rows is a card.
+// What pages need beside what their renderer brings. A table of claims can be filtered by verdict, and on a phone each
+// of its rows is a card; tables of few columns, which hold sentences, are stacked there, and wide figures keep a size
+// that can be read and scroll, as code does: with the keyboard, too.
 (() => {
+  for (const table of document.querySelectorAll('main .table-frame table:not(.dataframe)'))
+    if (table.rows.length && table.rows[0].cells.length <= 4 && !table.querySelector('img')) table.classList.add('prose')
+  for (const img of document.querySelectorAll('main .cell-output img')) {
+    const look = () => img.classList.toggle('wide', img.naturalWidth > 850)
+    img.complete ? look() : img.addEventListener('load', look)
+  }
+  const focusable = () => { for (const e of document.querySelectorAll('main pre, main .cell-output'))
+    e.scrollWidth > e.clientWidth + 1 ? e.tabIndex = 0 : e.removeAttribute('tabindex') }
+  addEventListener('load', focusable); addEventListener('resize', focusable)
   const make = (tag, props, ...inside) => { const e = Object.assign(document.createElement(tag), props); e.append(...inside); return e }
   for (const table of document.querySelectorAll('main table')) {
     const heads = [...table.querySelectorAll('thead th')].map(h => h.textContent.trim()), at = heads.indexOf('verdict')
