@@ -142,14 +142,14 @@ def entry(obj, name:str, level:int, page:str, anchor:str)->str: # Markdown
     source,_,rest = shown.partition('\n\n')
     if '[source]' not in source: source,rest = '',shown
     heading,_,rest = rest.partition('\n\n')
-    fences = re.split(r'(```.*?```)', rest, flags=re.S)
-    rest = ''.join(t if t.startswith('```') else re.sub(r'<(?=\w)', '&lt;', t) for t in fences)    # <pool> is no tag
     try: line = inspect.getsourcelines(inspect.unwrap(obj))[1]
     except (OSError, TypeError): line = 1
     where = re.search(r'\((http[^)#]+)', source)
     links = ([f'[source]({where[1]}#L{line})'] if where else [])+[f'[in its notebook]({page})']
     if is_model: rest = re.sub(r'```python.*?```\n*', '', rest, flags=re.S)+'\n\n'+fields_table(obj)
     elif '# ' in ''.join(rest.split('```')[1:2]): rest += f'\n\n{DocmentTbl(obj)._repr_markdown_()}'
+    fences = re.split(r'(```.*?```)', rest, flags=re.S)
+    rest = ''.join(t if t.startswith('```') else re.sub(r'<(?=\w)', '&lt;', t) for t in fences)    # <pool> is no tag
     return f'{heading} {{#{anchor}}}\n\n{" · ".join(links)}\n\n{rest.strip()}\n'
 
 def reference(module:str, symbols:dict)->str: # Markdown
