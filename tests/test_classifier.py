@@ -367,7 +367,7 @@ def test_the_report_is_one_page_with_its_pictures(folder):
     page = (folder/'report.html').read_text()
     assert (page.count('<img') > 30 and page.count('src="data:') == page.count('<img') and '{{' not in page
             and str(ROOT) not in page)
-    with browser(folder.parent/'browser') as b:
+    with browser() as b:
         b.open((folder/'report.html').as_uri())
         assert b.js("[...document.images].every(i => i.complete && i.naturalWidth>0)")
         assert b.js("document.documentElement.scrollWidth <= innerWidth") and not b.complaints

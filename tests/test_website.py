@@ -74,7 +74,7 @@ def test_pages_are_light_and_in_order(docs, soups):
         assert s.find('meta', property='og:image') and s.find('link', rel='icon'), p
         top = [li for li in s.select('#quarto-sidebar .sidebar-menu-container > ul > li')]
         seen = len(top) + sum(len(li.select('ul.show > li')) for li in top)
-        assert seen <= 28, (p, seen)
+        assert seen <= 25, (p, seen)
     for f in ('sitemap.xml', 'llms.txt', 'search.json', 'site/card.png', 'site/favicon.svg'):
         assert (docs/f).exists(), f
     twins = re.findall(r'\]\(([^)]*\.llms\.md)\)', (docs/'llms.txt').read_text())
