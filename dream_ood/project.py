@@ -97,6 +97,7 @@ def front_picture(
     from dream_ood.plots import image_grid,save_figure
     from dream_ood.stages import foundation_of,id_set,outward
     import torch
+    from PIL import Image
     p,train = run.profile,id_set(run.profile.data,'train')
     ways = outward(run, foundation_of(p))
     rows = [torch.cat([real_images(train, p.data.classes.index(c), 1, p.data.image_size),torch.full_like(x[:1], 255),x])
@@ -108,6 +109,7 @@ def front_picture(
                            ['real','drawn: the class','almost the class','something else'])
     fig.set_layout_engine('constrained')
     save_figure(file, fig)
+    Image.open(file).convert('L').quantize(48).save(file, optimize=True)    # all of it is grey: a third of the bytes
 
 # %% ../nbs/13_project.ipynb #32316d4b
 def record_runs(

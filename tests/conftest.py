@@ -10,7 +10,8 @@ from dream_ood.runs import Run
 from dream_ood.stages import run_training
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ['test_notebooks','test_workflow','test_paper','test_plan','test_classifier','test_pages_of_less']
+HEAVY = ['test_notebooks','test_workflow','test_paper','test_plan','test_classifier','test_pages_of_less',
+         'test_website','test_explorer']
 
 def pytest_collection_modifyitems(items):
     "What takes minutes comes first, so that no worker waits for it at the end."
