@@ -28,6 +28,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+# %% ../nbs/00_settings.ipynb #5a2300a1
 class Source(Section):
     "Where a set of images comes from."
     kind: Literal['sheets','folder','imglist','fashion_mnist','mnist','cifar10','cifar100','svhn','dtd','places365',
