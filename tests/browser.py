@@ -1,5 +1,5 @@
 "Pages in a real browser, headless, by Playwright."
-import shutil
+import shutil, time
 from contextlib import contextmanager
 import pytest
 
@@ -17,7 +17,12 @@ class Page:
         page.on('console', lambda m: m.type == 'error' and self.complaints.append(m.text))
     def open(self, url): self.page.goto(url, wait_until='load')
     def js(self, code): return self.page.evaluate(code)
-    def until(self, code, seconds=20): self.page.wait_for_function(code, timeout=1000*seconds)
+    def until(self, code, seconds=20):
+        "Asks again and again from outside: Playwright's own waiting evals in the page, which our pages forbid."
+        end = time.monotonic() + seconds
+        while not self.js(code):
+            if time.monotonic() > end: raise TimeoutError(f'{code}: not within {seconds} s')
+            time.sleep(.05)
 
 @contextmanager
 def chromium():
