@@ -69,7 +69,7 @@ rates: $(READY)
 
 test: $(READY)
 	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --cov=dream_ood --cov-report=term --durations=15 -ra
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --cov=dream_ood --cov-config=tests/coverage.ini --cov-report=term --durations=15 -ra
 
 lab: $(READY)
 	@echo "== Opening JupyterLab on nbs/ (Ctrl-C ends it)"

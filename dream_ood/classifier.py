@@ -73,7 +73,8 @@ class Classifier:
         self.about,self.classes,self.threshold = about,about['classes'],about['threshold']
         self.validation_scores = tensors['validation.scores']
         s,self.fmt = about['settings'],ImageFormat(**about['input'])
-        self.net = make_backbone(about['backbone'], len(self.classes), self.fmt.image_size)
+        self.net = make_backbone(about['backbone'], len(self.classes), self.fmt.image_size,
+                                 own_stem='weights' in s)
         self.net.load_state_dict({k.removeprefix('net.'):v for k,v in tensors.items() if k.startswith('net.')})
         self.net.to(device).eval()
         kept = {n:Outputs(tensors.get(f'{n}.logits'), tensors.get(f'{n}.features'), tensors.get(f'{n}.labels'))
@@ -82,7 +83,11 @@ class Classifier:
         validation = (kept['validation'],kept['mirrored']) if self.mirrored else kept['validation']
         how,self.batch_size = dict(T=s['temperature'], neighbour=s['k'], batch_size=s['batch_size']),s['batch_size']
         self.rule = None
-        if self.detector!='odin':
+        if 'units' in tensors:
+            from dream_ood.own import in_units   # slow to import, and seldom asked for
+            self.rule = in_units(self.detector, self.net.get_classifier(), kept['train'],
+                                                     tensors['units'])
+        elif self.detector!='odin':
             self.rule = fit_detector(self.detector, self.net.get_classifier(), kept['train'], validation,
                                      **how, **self.own)
 

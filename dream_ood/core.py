@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'ASSETS', 'SHIPPED', 'COMPILER', 'DreamError', 'find_root', 'resolve', 'nice', 'seed_for', 'generator',
            'default_device', 'atomic', 'save_tensors', 'load_tensors', 'save_json', 'load_json', 'save_table', 'sha256',
-           'listing', 'digest', 'Later', 'import_lightly', 'uncompiled']
+           'walk', 'listing', 'digest', 'Later', 'import_lightly', 'uncompiled']
 
 # %% ../nbs/00_core.ipynb #5a000004
 import errno,hashlib,json,os,sys
@@ -128,13 +128,30 @@ def sha256(path, block=1<<20)->str:
         while b:=f.read(block): h.update(b)
     return h.hexdigest()
 
+def walk(
+    root,        # a folder
+    apart=(),    # folders that no link may lead to
+    onerror=None # told of an OSError for each folder that cannot be read
+): # yields (folder, folders in it, files in it, links in it that are not followed); as os.walk's, in their order
+    "All that lies below a folder, by way of links too; but none is followed to a folder above it or met before."
+    def place(f): return (s := os.stat(f)).st_dev,s.st_ino
+    real = Path(root).resolve()
+    met = {place(f) for f in (real,*real.parents,*apart) if os.path.exists(f)}
+    for d,below,files in os.walk(root, followlinks=True, onerror=onerror):
+        again = []
+        for f in sorted(below, key=lambda f: (os.path.islink(os.path.join(d,f)),f)):
+            if (p := place(os.path.join(d,f))) in met: again.append(f)
+            met.add(p)
+        below[:] = sorted({*below}-{*again})
+        yield d,below,sorted(files),again
+
 def listing(
     root,      # a folder
     files=None # some of its files; default: all
 )->str: # hex digest
     "What lies in a folder, by names and sizes."
     root = resolve(root)
-    if files is None: files = [os.path.join(d,f) for d,_,fs in os.walk(root, followlinks=True) for f in fs]
+    if files is None: files = [os.path.join(d,f) for d,_,fs,_ in walk(root) for f in fs]
     return digest(sorted((str(Path(f).relative_to(root)),Path(f).stat().st_size) for f in files if Path(f).is_file()))
 
 def digest(obj)->str:

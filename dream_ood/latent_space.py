@@ -27,10 +27,11 @@ class Encoder(nn.Module):
     def __init__(self,
         backbone:str,   # see `make_backbone`
         d:int,          # width of the foundation's token embeddings
-        image_size:int  # pixels
+        image_size:int, # pixels
+        weights:str=None # see `make_backbone`
     ):
         super().__init__()
-        self.backbone = make_backbone(backbone, d, image_size)
+        self.backbone = make_backbone(backbone, d, image_size, weights)
     def forward(self, x:Tensor)->Tensor: # (B,3,H,W) -> (B,d), unit norm
         return F.normalize(self.backbone(x).float(), dim=-1)
 
@@ -123,12 +124,13 @@ def make_encoder(
     d:int,           # width of the foundation's token embeddings
     image_size:int,  # pixels
     seed:int=0,
-    device:str=None  # default: the GPU, if there is one
+    device:str=None, # default: the GPU, if there is one
+    weights:str=None # what it starts from, see `make_backbone`
 )->Encoder: # on the device
-    "A fresh encoder; its weights depend on the seed alone."
+    "A fresh encoder; its weights depend on the seed, and on what it starts from."
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, 'latent_space', 'weights'))
-        return Encoder(backbone, d, image_size).to(device or default_device())
+        return Encoder(backbone, d, image_size, weights).to(device or default_device())
 
 # %% ../nbs/03_latent_space.ipynb #2f87e363
 def train_encoder(
@@ -144,7 +146,8 @@ def train_encoder(
 )->tuple: # the encoder; a table, a row an epoch. Raises DreamError if the loss is no number, or a checkpoint damaged
     "Train f (Dream-OOD, Section 3.1), or finish an interrupted training."
     device,epochs,steps = device or default_device(), epochs or cfg.epochs, max(1,len(train)//cfg.batch_size)
-    encoder,anchors = make_encoder(cfg.backbone, anchors.shape[1], fmt.image_size, seed, device),anchors.to(device)
+    encoder,anchors = make_encoder(cfg.backbone, anchors.shape[1], fmt.image_size, seed, device,
+                                   cfg.weights),anchors.to(device)
     optimizer = torch.optim.SGD(encoder.parameters(), lr=cfg.lr, momentum=0.9, nesterov=True,
                                 weight_decay=cfg.weight_decay)
     history = _resume(checkpoint, encoder, optimizer)

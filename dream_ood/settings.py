@@ -6,11 +6,12 @@
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'SPLITS', 'Scheduler', 'MADE', 'SPOILT', 'DetectorName',
            'Section', 'optional', 'Source', 'OODSource', 'share_of', 'split_in_three', 'ImageFormat', 'Data',
            'Foundation', 'LatentSpace', 'Pool', 'Sampling', 'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune',
-           'OwnFinetune', 'Contender', 'Training', 'DreamID', 'Scored', 'Method', 'Evaluation', 'Paper']
+           'OwnFinetune', 'Contender', 'Training', 'DreamID', 'Scored', 'Method', 'Evaluation', 'FineTuning', 'Own',
+           'Paper']
 
 # %% ../nbs/00_settings.ipynb #5a000017
 import hashlib,os
-from typing import Annotated,Literal
+from typing import Annotated,Literal,get_args
 from pydantic import BaseModel,ConfigDict,Field,model_validator
 from .core import nice,resolve
 
@@ -66,9 +67,9 @@ class OODSource(Source):
 SPLITS = dict(train=[0.,.7], validation=[.7,.85], test=[.85,1.])
 
 def share_of(
-    name:str # of an image, relative to its folder
+    name:str # of an image or of a group of copies: in a study, the smallest digest of their files
 )->float: # in [0,1), uniform over names
-    "Where an image stands in the order that splits are cut from."
+    "Where an image stands in the order that splits are cut from. A new image moves no other."
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6],'big')/2**48
 
 def split_in_three(
@@ -158,6 +159,7 @@ class Foundation(Section):
 class LatentSpace(Section):
     "The encoder f: image -> text-conditioned embedding."
     backbone: str = 'resnet18'                     # see `make_backbone`
+    weights: str|None = optional()                 # what it starts from, see `pretrained`; default: nothing
     epochs: Positive = 10
     batch_size: Positive = 64
     lr: PositiveFloat = 0.1                        # the highest learning rate
@@ -323,6 +325,39 @@ class Evaluation(Section):
     every: dict[str,DetectorName|Scored]|None = optional()
     methods: dict[str,Method]
 
+# %% ../nbs/00_settings.ipynb #ccdc353a
+class FineTuning(Section):
+    "How a pretrained network is fine-tuned on few images: all of it, gently, until validation says stop."
+    epochs: Positive = 20                          # at most
+    patience: Positive = 3                         # epochs without a better validation loss, and it stops
+    lr: PositiveFloat = 0.02                       # of the last layer: the highest learning rate
+    backbone: Fraction = 0.1                       # of that rate, for the pretrained layers
+    batch_size: Positive = 32
+    weight_decay: NonNegative = 0.0005
+
+class Own(Section):
+    "A classifier of a user's own images: a pretrained network, and what competes on its features."
+    backbone: str                                  # a network of timm
+    weights: str                                   # 'timm', the path of a file, or a package; see `pretrained`
+    # compete; two joined by + are added up, each in units of its own spread
+    detectors: Annotated[list[str], Field(min_length=1)]
+    strengths: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.01,0.1,1.0,10.0] # C of the logistic regression
+    folds: Annotated[int, Field(ge=2)] = 5         # of cross-validation
+    held_out: Positive = 6                         # at most so many groups of classes are left out, one at a time
+    outliers: list[str] = []                       # decoded pools (joined by +) that compete with doing without
+    betas: list[PositiveFloat] = [0.1,1.0]         # β to try with them
+    finetune: FineTuning|None = None               # compete with a fine-tuned network, too; default: features as they are
+    recall: Fraction = 0.95                        # share of new images of the classes that is to be accepted
+
+    @model_validator(mode='after')
+    def _known(self):
+        for d in self.detectors:
+            for n in d.split('+'):
+                if n not in get_args(DetectorName) or n in ('odin','combined','fisher'):
+                    raise ValueError(f'detectors has {n!r}, which is none that reads outputs')
+        return self
+
+# %% ../nbs/00_settings.ipynb #16b40084
 class Paper(Section):
     "What the studies behind the paper's tables and figures take beyond a profile; see nbs/10_paper.ipynb."
     # outliers of a class in the ablations; default: as many as in the tables

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from pydantic import Field,ValidationError,model_validator
 from . import settings
 from .core import DreamError,digest,nice,resolve
-from dream_ood.settings import (MADE,Data,Decoding,DreamID,Evaluation,Foundation,LatentSpace,Paper,Pool,
+from dream_ood.settings import (MADE,Data,Decoding,DreamID,Evaluation,Foundation,LatentSpace,Own,Paper,Pool,
                                 Sampling,Section,
     Training,optional)
 
@@ -78,6 +78,7 @@ class Profile(Section):
     dream_id: DreamID
     evaluation: Evaluation
     paper: Paper|None = optional()
+    own: Own|None = optional()
 
     @model_validator(mode='before')
     @classmethod
@@ -91,6 +92,8 @@ class Profile(Section):
         check_contenders(self)
         check_names(self)
         for c in self.foundation.suffixes or (): check_name('foundation.suffixes', c, self.data.classes)
+        for o in (n for names in (self.own.outliers if self.own else ()) for n in names.split('+')):
+            check_name('own.outliers', o, self.decoding.pools)
         check_name('dream_id.inliers', self.dream_id.inliers, self.decoding.pools)
         for n,m in self.evaluation.methods.items():
             check_name(f'evaluation.methods.{n}.contender', m.contender, self.training.contenders)

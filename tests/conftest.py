@@ -1,5 +1,5 @@
 "A run small enough for tests: eight images a class, a random foundation, dreams that are noisy copies."
-import pytest,torch
+import os,pytest,torch
 from pathlib import Path
 from PIL import Image
 from dream_ood.data import id_set
@@ -46,6 +46,11 @@ def with_dreams(run):
                     Image.fromarray((x/2+100*torch.rand(x.shape,generator=g)).byte().permute(1,2,0).numpy()).save(f)
         save_json(s/'made.json', name); s.finish('made.json')
     return run
+
+@pytest.fixture(scope='session', autouse=True)
+def reduced_images(tmp_path_factory):
+    "What is kept of folders does not lie among the checkout's runs."
+    os.environ['DREAM_OOD_CACHE'] = str(tmp_path_factory.mktemp('reduced'))
 
 @pytest.fixture(scope='session')
 def foundation(tmp_path_factory):

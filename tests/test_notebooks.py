@@ -9,7 +9,7 @@ from dream_ood.runs import NOTEBOOKS, Run, STAGES
 
 ROOT = Path(__file__).parent.parent
 from dream_ood.workflow import execute_notebook
-from pages import small_profile
+from pages import finish, small_profile
 PROFILE = str(ROOT/'profiles'/'smoke.yaml')
 
 @pytest.fixture(scope='module', autouse=True)
@@ -35,7 +35,7 @@ def test_stage_notebook(notebook, runs):
     print(f'{notebook}: {len(done)} cells, {sum(c.source.count("test_") + c.source.count("assert ") for c in done)} '
           'assertions')
 
-@pytest.mark.parametrize('notebook', ['13_website', 'guide/extending'])
+@pytest.mark.parametrize('notebook', ['13_website', '09_nouns', 'guide/extending'])
 def test_notebook_that_needs_no_run(notebook, tmp_path):
     execute_notebook(f'nbs/{notebook}.ipynb', tmp_path/'out.ipynb')
     assert all(c.execution_count for c in cells(tmp_path/'out.ipynb') if c.source.strip())
@@ -65,7 +65,6 @@ def test_table_notebook(seeds, runs):
 @pytest.mark.parametrize('name,parameters', [('rules', {}), ('recipes', {}), ('scores', dict(left_out=[]))])
 def test_studies_of_dreams(name, parameters, runs, tmp_path):
     import yaml
-    from dream_ood import stages
     smoke, study = small_profile(), read_profile(ROOT/'profiles'/f'mini_{name}.yaml')
     pools = {n: q | dict(per_class=2, k=5) | ({'select': 10, 'candidates': 20} if 'candidates' in q else {})
              for n, q in study['sampling']['pools'].items()}
@@ -79,9 +78,7 @@ def test_studies_of_dreams(name, parameters, runs, tmp_path):
     smoke['evaluation'] |= rows
     profile = tmp_path/f'smoke_{name}.yaml'
     profile.write_text(yaml.safe_dump(smoke, sort_keys=False))
-    for seed in (0, 1):
-        run = Run.open(profile, seed, runs)
-        for stage in (getattr(stages, f'run_{n}') for n in STAGES if n != 'dream_id'): stage(run)
+    for seed in (0, 1): finish(Run.open(profile, seed, runs), [n for n in STAGES if n != 'dream_id'])
     out = runs/'executed'/f'{name}.ipynb'
     execute_notebook(f'nbs/paper/{name}.ipynb', out, profile=str(profile), seeds=[0, 1], runs=str(runs), **parameters)
     cells(out)

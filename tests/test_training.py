@@ -322,7 +322,7 @@ def test_shares_of_classes_are_labels_too():
 
 def test_dream_id_over_numbers_of_images_policies_and_shifts(trained, tmp_path, monkeypatch):
     profile = trained.profile.model_copy(update=dict(dream_id=trained.profile.dream_id.model_copy(update=dict(repeats=1,
-        sizes={2:2,4:3}, augment=['augmix','cutmix'], shifts=True))))
+        sizes={2:2,4:3}, augment=['augmix','cutmix'], shifts=True, test_per_class=1))))
     whole,cut = (with_dreams(Run.open(profile, 0, tmp_path/n)) for n in ('whole','cut'))
     run_dream_id(whole)
     a,s = (pd.read_csv(whole.stage('dream_id')/f) for f in ('accuracy.csv','shift.csv'))

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat, pytest, torch, yaml
 from dream_ood.core import load_json, save_json
 from dream_ood.runs import NOTEBOOKS, Run, STAGES
+from dream_ood.study import load_profile, only
 
 ROOT = Path(__file__).parent.parent
 # without a name: a base of others
@@ -66,9 +67,9 @@ def reproduce(folder, profile='profiles/smoke.yaml', seeds='0', *more):
 
 TABLE = 'Table 1 of smoke, seeds 0'
 
-def hollow(folder, seed=0):
+def hollow(folder, seed=0, profile=None):
     "Finish every stage, and mark it as the graph does, without running anything."
-    run = Run.open(folder/'profiles'/'smoke.yaml', seed, folder/'_runs')
+    run = Run.open(profile or folder/'profiles'/'smoke.yaml', seed, folder/'_runs')
     for name, nb in NOTEBOOKS.items():
         s = run.stage(name).begin()
         save_json(s/'r.json', seed)
@@ -175,9 +176,11 @@ def test_an_unwritable_run_folder_is_one_sentence(project):
 
 @contextlib.contextmanager
 def calling(folder, seeds='0'):
-    "A call of dream-ood that is at work on its first stage, and goes on only when the file `wait` is gone."
+    """A call of dream-ood that is at work on the one stage that is not finished, and goes on only when the file `wait`
+    is gone."""
+    shutil.rmtree(hollow(folder).stage('dream_id').folder)
     (folder/'wait').touch()
-    nb = folder/'nbs'/f'{NOTEBOOKS["data"]}.ipynb'
+    nb = folder/'nbs'/f'{NOTEBOOKS["dream_id"]}.ipynb'
     text = nb.read_text()
     if 'waiting' not in text:
         doc = nbformat.read(nb, 4)
@@ -223,7 +226,7 @@ def test_two_calls_at_once_are_one_sentence_and_a_killed_one_goes_on(project):
         assert not jobs_of(p.pid)
     assert list((project/'.snakemake'/'locks').iterdir())             # left by the killed call
     code, said = reproduce(project)
-    assert code == 0 and re.search(r'== .1 of [789]. Seed 0: 0', said) and 'table1.csv' in said, said
+    assert code == 0 and '== [1 of 2] Seed 0: 07_dream_id' in said and 'table1.csv' in said, said
     code, said = reproduce(project)
     assert code == 0 and 'Nothing to be done' in said
 
@@ -268,8 +271,10 @@ def test_shards_are_jobs_before_the_stage(project):
     assert len(re.findall(r'shards/decoding.ipynb .*shard=\d shards=3', said)) == 3
 
 def test_one_row_has_a_study_of_its_own(project):
+    part = only(load_profile(project/'profiles'/'smoke.yaml'), ['Dream-OOD'])
+    shutil.rmtree(hollow(project, profile=part).stage('dream_id').folder)     # whose other stages are found
     code, said = reproduce(project, 'profiles/smoke.yaml', '0', '--row', 'Dream-OOD')
-    assert code == 0, said
+    assert code == 0 and '[1 of 2] Seed 0: 07_dream_id' in said, said
     [home] = (project/'_runs').iterdir()
     assert 'only_dream_ood' in home.name and (home/'tables'/'table1.csv').exists()
     code, said = reproduce(project, home/'profile.yaml')       # the profile it wrote is one like any other

@@ -54,7 +54,8 @@ def looked(w):
     needed = int(w.seed) == SEEDS[0] and STAGE[w.stage] != 'dream_id'
     return [] if needed or Path(mark(w.study, w.seed, w.stage)).exists() else FIRST
 
-UP_TO = with_upstream(['evaluation'])   # what a classifier is made from
+# What a classifier is made from: of one's own images no study is trained, and nothing dreamt unless dreams compete.
+UP_TO = with_upstream([] if study.own and not study.own.outliers else ['decoding' if study.own else 'evaluation'])
 
 def asked(kind):
     "What a target is, and every mark on the way to it: Snakemake makes a missing one only if it is asked for."
