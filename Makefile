@@ -4,6 +4,7 @@
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table            IMAGES=photos/shop   a folder, for make classifier
 #   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them
+#   COV=1   make test says what share of the lines it ran (half as long again)
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
 #   LOCK=   the newest versions that settings.ini allows, not those of requirements/lock.txt (e.g. another torch)
 
@@ -69,7 +70,7 @@ rates: $(READY)
 
 test: $(READY)
 	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --cov=dream_ood --cov-config=tests/coverage.ini --cov-report=term --durations=15 -ra
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -ra $(if $(COV),--cov=dream_ood --cov-report=term)
 
 lab: $(READY)
 	@echo "== Opening JupyterLab on nbs/ (Ctrl-C ends it)"

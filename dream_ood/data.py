@@ -6,12 +6,12 @@
 __all__ = ['SMALL', 'KEPT', 'HUGE', 'HEIF', 'PHOTOGRAPHS', 'TEXTURES', 'SYMBOLS', 'FONTS', 'FASHION', 'PHOTO_SUFFIXES', 'MAGIC',
            'TWO', 'DATASETS', 'ROOM', 'IN_MEMORY', 'UNUSED', 'VERSION', 'READERS', 'checked_images', 'checked_labels',
            'Kept', 'ImageSet', 'NoScale', 'eight_bits', 'smaller', 'as_shown', 'flat', 'as_tensor', 'opened', 'picture',
-           'read_image', 'geometry', 'read_sheet', 'fit', 'crops', 'symbols', 'made', 'absent', 'is_picture', 'hidden',
-           'Listed', 'list_folder', 'a_few', 'left_out', 'examined', 'FolderIndex', 'near_copies', 'copies_of',
-           'cache_folder', 'folder_index', 'is_indexed', 'cannot_be_read', 'load_images', 'copies_said', 'look_through',
-           'id_set', 'ood_sets', 'shift_sets', 'bare', 'class_words', 'unlike_classes', 'validation_outliers',
-           'wide_set', 'pool_set', 'Transform', 'shift_flip', 'eval_transform', 'train_transform', 'Items', 'batches',
-           'published', 'leaks']
+           'read_image', 'on_square', 'geometry', 'read_sheet', 'fit', 'crops', 'symbols', 'made', 'absent',
+           'is_picture', 'hidden', 'Listed', 'list_folder', 'a_few', 'left_out', 'examined', 'FolderIndex',
+           'near_copies', 'copies_of', 'cache_folder', 'folder_index', 'is_indexed', 'cannot_be_read', 'load_images',
+           'copies_said', 'look_through', 'id_set', 'ood_sets', 'shift_sets', 'bare', 'class_words', 'unlike_classes',
+           'validation_outliers', 'wide_set', 'pool_set', 'Transform', 'shift_flip', 'eval_transform',
+           'train_transform', 'Items', 'batches', 'published', 'leaks']
 
 # %% ../nbs/01_data.ipynb #c08b6185
 import csv,gzip,hashlib,math,os,re,stat,struct,threading,time
@@ -79,9 +79,11 @@ class ImageSet(Dataset):
         classes=(),      # class names
         group:str=None,  # near | far | sanity, for an OOD test set
         greyscale=False, # files are read as grey
-        kept:Kept=None   # of files
+        kept:Kept=None,  # of files
+        whole=False      # for evaluation, all of a picture that is no square is shown, not its middle
     ):
         self.name,self.classes,self.group,self.greyscale,self.kept = name,list(classes),group,greyscale,kept
+        self.whole = bool(whole)
         self.images = checked_images(name, images)
         self.labels = checked_labels(name, labels, len(images), self.classes)
     def __len__(self): return len(self.labels)
@@ -95,7 +97,8 @@ class ImageSet(Dataset):
         idxs,kept = torch.as_tensor(idxs),self.kept
         images = self.images[idxs] if torch.is_tensor(self.images) else [self.images[i] for i in idxs.tolist()]
         if kept: kept = Kept(kept.pixels, kept.rows[idxs], [kept.digests[i] for i in idxs.tolist()])
-        return ImageSet(self.name, images, self.labels[idxs], self.classes, self.group, self.greyscale, kept)
+        return ImageSet(self.name, images, self.labels[idxs], self.classes, self.group, self.greyscale, kept,
+                        self.whole)
     def pixels(self, size:int):
         "All images, resized and cropped as for evaluation: uint8 (N, 3, size, size)."
         return torch.stack([self.at(i, size) for i in range(len(self))])
@@ -118,9 +121,9 @@ def at(self:ImageSet, i, size:int):
     photographs take long to read."""
     if (x := self.held(i, size)) is not None: return x.expand(3,-1,-1)
     f = self.images[i]
-    if size>SMALL or not (isinstance(f, Path) and f.is_file()): return geometry(size)(self[i][0])
-    key = f,size,self.greyscale,f.stat().st_mtime_ns
-    if key not in KEPT: KEPT[key] = geometry(size)(self[i][0]).clone()
+    if size>SMALL or not (isinstance(f, Path) and f.is_file()): return geometry(size, self.whole)(self[i][0])
+    key = f,size,self.greyscale,self.whole,f.stat().st_mtime_ns
+    if key not in KEPT: KEPT[key] = geometry(size, self.whole)(self[i][0]).clone()
     return KEPT[key]
 
 SMALL,KEPT = 64,{}   # pixels; what is kept
@@ -174,7 +177,8 @@ def flat(
     "The pixels of a picture, see `as_shown`."
     return as_tensor(as_shown(i), greyscale)
 
-def as_tensor(i, greyscale): # what `as_shown` returns
+def as_tensor(i, greyscale)->torch.Tensor: # of what `as_shown` returns: uint8 (3, H, W)
+    "The pixels of a picture."
     if greyscale: i = i.convert('L')
     return torch.from_numpy(np.array(i if i.mode=='RGB' else i.convert('RGB'))).permute(2,0,1)
 
@@ -223,9 +227,21 @@ def read_image(path, greyscale=False)->torch.Tensor: # uint8 (3, H, W)
     "Read an image file; raises DreamError if it is not one."
     return as_tensor(picture(path), greyscale)
 
-def geometry(size:int):
+def on_square(x:torch.Tensor)->torch.Tensor: # uint8 (C, H, W) -> uint8 (C, S, S), S the longer side
+    "A whole picture in the middle of a square that has the mean colour of the picture's border."
+    h,w = x.shape[1:]; s = max(h,w)
+    if h==w: return x
+    border = torch.cat([x[:,0],x[:,-1],x[:,:,0],x[:,:,-1]], 1).float().mean(1).round().byte()
+    out = border[:,None,None].repeat(1,s,s)
+    out[:,(s-h)//2:(s-h)//2+h,(s-w)//2:(s-w)//2+w] = x
+    return out
+
+def geometry(
+    size:int,
+    whole=False # show all of a picture that is no square, see `on_square`
+):
     "Resize the shorter side to `size` and crop the middle; an image of that size stays as it is."
-    return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+    return v2.Compose([*[on_square]*bool(whole), v2.Resize(size, antialias=True), v2.CenterCrop(size)])
 
 # %% ../nbs/01_data.ipynb #0c40e098
 @lru_cache
@@ -488,7 +504,7 @@ VERSION = 1       # of what is kept
 
 def examined(
     file,  # a path
-    size:int, greyscale:bool # of the reduced picture
+    size:int, greyscale:bool, whole=False # of the reduced picture
 )->dict: # `error`, and, if that is '', all else
     "What is kept of one picture."
     try:
@@ -497,7 +513,7 @@ def examined(
         i = picture(file, data)
         rgb,soft = i if i.mode=='RGB' else i.convert('RGB'),Image.Resampling.BILINEAR
         few = rgb.reduce(k) if (k := math.ceil(math.sqrt(rgb.width*rgb.height/2**17)))>1 else rgb
-        pixels = geometry(size)(as_tensor(i, greyscale))[:1 if greyscale else 3].contiguous()
+        pixels = geometry(size, whole)(as_tensor(i, greyscale))[:1 if greyscale else 3].contiguous()
         return dict(error='', content=hashlib.sha256(data).hexdigest(), pixels=pixels,
                     digest=hashlib.sha256(repr(rgb.size).encode()+few.tobytes()).hexdigest(),
                     tiny=few.resize((16,16), soft).tobytes(), highest=float(i.info.get('highest', -1)))
@@ -587,7 +603,7 @@ def _tidy(folder, name): # all but two states of a folder, and what nobody used
         for f in {*old,*(f for f in folder.glob('*.parquet') if age(f)>UNUSED)}:
             f.unlink(); f.with_suffix('.npy').unlink()
 
-def _examine(root, table, before, shape, greyscale): # rows of a table, one by one, with their pixels
+def _examine(root, table, before, shape, d): # rows of a table, one by one, with their pixels
     from tqdm.auto import tqdm
     known = {}
     if before and before.pixels is not None:
@@ -597,7 +613,7 @@ def _examine(root, table, before, shape, greyscale): # rows of a table, one by o
         rows = b[columns].to_dict('records')
     def one(k):
         if (i := known.get(k)) is not None: return rows[i]|dict(pixels=before.pixels[i])
-        return examined(root/k[0], shape[-1], greyscale)
+        return examined(root/k[0], shape[-1], d.greyscale, bool(d.whole))
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), initializer=partial(torch.set_num_threads,1)) as pool:
         keys = [*zip(table.file, table['size'], table.mtime)]
@@ -617,13 +633,13 @@ def _stated(root, files): # a table of files, with their sizes and times
     return pd.DataFrame(dict(file=[f.relative_to(root).as_posix() for f in files], size=[s for s,_ in stats],
                              mtime=[m for _,m in stats]))
 
-def _made(root, table, before, shape, greyscale, out): # a FolderIndex whose pixels are written to a file, or to none
+def _made(root, table, before, shape, d, out): # a FolderIndex whose pixels are written to a file, or to none
     import pandas as pd
     rows,blank = [],bytes(math.prod(shape[1:]))
     if out: np.lib.format.write_array_header_1_0(out, dict(descr='|u1', fortran_order=False, shape=shape))
     elif math.prod(shape)<=IN_MEMORY: held = torch.zeros(shape, dtype=torch.uint8)
     else: held = None
-    for i,r in enumerate(_examine(root, table, before, shape, greyscale)):
+    for i,r in enumerate(_examine(root, table, before, shape, d)):
         x = r.pop('pixels', None); rows.append(r)
         if out: out.write(blank if x is None else x.numpy().tobytes())
         elif held is not None and x is not None: held[i] = x
@@ -638,7 +654,7 @@ def folder_index(
     "What a folder holds: as it was kept, or, of files that are new or have changed, as they are now."
     shape = (len(files),1 if d.greyscale else 3,d.image_size,d.image_size)
     table,folder = _stated(root, files),cache_folder()
-    name = digest([str(root.absolute()),*shape[1:],VERSION])[:16]
+    name = digest([str(root.absolute()),*shape[1:],VERSION,*['whole']*bool(d.whole)])[:16]
     stem = f"{folder/name}-{digest(table.to_dict('list'))[:16]}"
     found = _UNWRITTEN.get(stem) or _from_cache(stem, shape)
     if found and not (found.table.error!='').any(): return found
@@ -647,13 +663,13 @@ def folder_index(
         kept = math.prod(shape)<=ROOM
         with atomic(f'{stem}.npy') as tmp:
             with open(tmp, 'wb') if kept else nullcontext() as out:
-                made = _made(root, table, before, shape, d.greyscale, out)
+                made = _made(root, table, before, shape, d, out)
             if not kept: tmp.touch()
         save_table(f'{stem}.parquet', made.table)
         _tidy(folder, name)
         return _from_cache(stem, shape) or made
     except (DreamError,OSError):   # it cannot be written
-        _UNWRITTEN[stem] = made = _made(root, table, before, shape, d.greyscale, None)
+        _UNWRITTEN[stem] = made = _made(root, table, before, shape, d, None)
         return made
 
 _UNWRITTEN = {}   # for the rest of this process
@@ -729,7 +745,7 @@ def load_images(
         if index and (bad := [f for f,i in zip(x,keep) if index.table.error[i]]): raise cannot_be_read(bad)
         if src.kind!='folder' and (lost := next((f for f in x if not f.is_file()), None)):
             raise absent(src, f'{name}: {nice(lost)!r} is listed, but is not there')
-    s = ImageSet(name, x, labels, classes or (), group, d.greyscale, index.kept(keep) if index else None)
+    s = ImageSet(name, x, labels, classes or (), group, d.greyscale, index.kept(keep) if index else None, d.whole)
     s.nouns = [names[i] for i in keep]
     return s
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DETECTORS', 'FEW', 'Outputs', 'outputs', 'views', 'right', 'accuracy', 'shaping', 'by_covariance', 'reads_features',
            'fit_detector', 'lacking', 'reads', 'ledoit_wolf', 'whitening', 'Shrunk', 'Counted', 'percentile',
-           'combined', 'fisher', 'odin', 'Detector', 'checked_scores', 'threshold_for']
+           'combined', 'fisher', 'odin', 'Detector', 'checked_scores', 'threshold_for', 'threshold_interval',
+           'interval', 'sure_threshold']
 
 # %% ../nbs/08_detectors.ipynb #0dec0004
 from copy import deepcopy
@@ -278,3 +279,41 @@ def threshold_for(
     if not 0<recall<=1:
         raise DreamError(f'A recall of {recall} is not a share of images: give a number above 0 and at most 1.')
     return float(s[np.searchsorted(np.arange(1,len(s)+1)/len(s), recall)])
+
+# %% ../nbs/08_detectors.ipynb #5c1d7e02
+def threshold_interval(
+    scores,              # (n,) of ID validation images
+    recall:float=.95,    # as of `threshold_for`
+    confidence:float=.95,
+    threshold:float=None # default: that for the recall
+)->tuple: # (lo, hi), shares
+    "What a threshold may accept of new images that are like these. Raises what `threshold_for` raises."
+    from scipy.special import betaincinv   # slow to import, and seldom asked for
+    s = checked_scores(scores,'ID')
+    k,n = int((s>=(threshold_for(s, recall) if threshold is None else threshold)).sum()),len(s)
+    if not k: return 0.,float(betaincinv(1, n, confidence))
+    return tuple(float(betaincinv(k, n+1-k, q)) for q in ((1-confidence)/2,(1+confidence)/2))
+
+def interval(hits:int, n:int, z:float=1.96)->tuple: # (lo, hi), shares
+    "Wilson's 95% interval of a share."
+    p,d = hits/n,1+z*z/n
+    half = z*np.sqrt(p*(1-p)/n+z*z/4/n/n)/d
+    return max(0.,float((p+z*z/2/n)/d-half)), min(1.,float((p+z*z/2/n)/d+half))
+
+def sure_threshold(
+    scores,            # (n,) of ID validation images
+    share:float=.95,   # of new images that are like these, to accept at least
+    confidence:float=.9# that it will
+)->float:
+    "The highest threshold that accepts a share with confidence. Raises DreamError if the images are too few for that."
+    from scipy.special import betainc
+    s = np.sort(checked_scores(scores,'ID'))[::-1]
+    if not 0<share<1 or not 0<confidence<1:
+        raise DreamError(f'Share {share} and confidence {confidence} are to lie between 0 and 1.')
+    k,n = np.arange(1,len(s)+1),len(s)
+    enough = 1-betainc(k, n+1-k, share)>=confidence
+    if not enough.any():
+        least = int(np.ceil(np.log(1-confidence)/np.log(share)))
+        raise DreamError(f'{n} validation images are too few to accept {100*share:g}% of new ones with '
+                         f'{100*confidence:g}% confidence: that takes {least}.')
+    return float(s[enough.argmax()])

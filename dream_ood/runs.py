@@ -191,8 +191,8 @@ class Run:
         if stage=='foundation' and (shown := sorted({w for s in d.ood.values() for w in s.shows or ()})):
             nouns['shown'] = shown
         if stage=='foundation' and self.profile.foundation.nouns: files.append(resolve(self.profile.foundation.nouns))
-        own = ({f'folder {s.path}':listing(s.path) for s in d.sources() if s.kind=='folder'} if stage=='data'
-               and d.train.part else {})
+        folders = [s.path for s in d.sources() if s.kind=='folder'] if stage=='data' and d.train.part else []
+        own = {f'folder {f}':listing(f) for f in folders} | ({'divided by':'content'} if folders else {})
         return (nouns | own
                 | {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256(f)
                 if f.stat().st_size<2**26 else f.stat().st_size) for f in files if f.is_file()})

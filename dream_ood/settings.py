@@ -100,6 +100,8 @@ class ImageFormat(Section):
     "What images become before a network sees them."
     image_size: Positive                           # side in pixels
     greyscale: bool = False
+    # all of a picture that is no square, on the colour of its border; default: its middle
+    whole: bool|None = optional()
     mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.5,0.5,0.5] # of the channels, in [0,1]
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [0.5,0.5,0.5]
     augment: Literal['none','shift_flip','crop_flip','imagenet'] = 'none' # of training images
@@ -265,6 +267,7 @@ class Contender(Section):
 class Training(Section):
     "The classifier and its contenders."
     backbone: str
+    weights: str|None = optional()                 # what it starts from, see `pretrained`; default: nothing
     epochs: Positive
     batch_size: Positive
     lr: PositiveFloat
@@ -346,7 +349,7 @@ class Own(Section):
     held_out: Positive = 6                         # at most so many groups of classes are left out, one at a time
     outliers: list[str] = []                       # decoded pools (joined by +) that compete with doing without
     betas: list[PositiveFloat] = [0.1,1.0]         # β to try with them
-    finetune: FineTuning|None = None               # compete with a fine-tuned network, too; default: features as they are
+    finetune: FineTuning|None = None               # a fine-tuned network competes, too; default: none does
     recall: Fraction = 0.95                        # share of new images of the classes that is to be accepted
 
     @model_validator(mode='after')

@@ -515,7 +515,7 @@ def fresh(
     "An untrained classifier of a study, see `fresh_classifier`."
     p = run.profile
     return fresh_classifier(backbone or p.training.backbone, len(p.data.classes), p.data.image_size, run.seed, *names,
-                            device=run.device)
+                            device=run.device, weights=p.training.weights)
 
 def classifier_of(
     run:Run,
@@ -994,8 +994,8 @@ def check_numbers(
         raise DreamError(f"There are {len(sets['train'])} training images, fewer than evaluation.k = {p.evaluation.k} "
                          "neighbours: add images, or lower k.")
     if p.own and (n := len(sets['train'])+len(sets['validation']))<least:
-        raise DreamError(f'There are {n} images besides those for testing, and a threshold that refuses 5% of them needs '
-                         f'{least} at least: add images.')
+        raise DreamError(f'There are {n} images besides those for testing, and a threshold that refuses 5% of them '
+                         f'needs {least} at least: add images.')
     if not p.own and len(sets['validation'])<least:
         raise DreamError(f"There are {len(sets['validation'])} validation images (some "
                          f"{100*(SPLITS['validation'][1]-SPLITS['validation'][0]):.0f}% of a folder), and a threshold "
@@ -1103,11 +1103,13 @@ def describe(
         m = p.evaluation.methods[method]
         how,dreams = dict(contender=m.contender, detector=m.detector, detector_settings=settings,
                           mirrored=bool(m.mirrored), k=p.evaluation.k, temperature=p.training.temperature,
-                          batch_size=p.evaluation.batch_size, backbone=p.backbone(m.contender)),p.foundation.model
+                          batch_size=p.evaluation.batch_size, backbone=p.backbone(m.contender),
+                          **({'weights':p.training.weights} if p.training.weights else {})),p.foundation.model
     on = 'validation outliers' if p.data.validation_outliers else 'held-out classes' if p.own else None
     return dict(format=FORMAT, classes=p.data.classes, nouns={c:p.data.noun(c) for c in p.data.classes},
-                backbone=how.pop('backbone'), input=p.data.model_dump(include={'image_size','mean','std','greyscale'}),
+                backbone=how.pop('backbone'), input=p.data.model_dump(include={*ImageFormat.model_fields}-{'augment'}),
                 threshold=threshold, recall=recall, method=method,
+                promised=threshold_interval(r.scores['ID validation'], recall),
                 chosen_on=on if table.auroc.notna().all() else None, settings=how, images=images,
                 measured=measured(run, method, r, threshold),
                 made_from=dict(study=p.name, seed=run.seed, foundation=dreams,
@@ -1121,7 +1123,11 @@ def last_stage(run:Run)->Stage:
 def own_sets(run:Run)->dict: # name -> ImageSet: own, ID test, the OOD sets; strangers to choose by and pools, if any
     "The images of a folder: all but the test images are one set, `own`."
     d,own = run.profile.data,run.profile.own
-    sets = {'own':joined(id_set(d,'train'), id_set(d,'validation'), size=d.image_size), 'ID test':id_set(d,'test')}
+    a,b = d.train.part or [0,0],d.validation.part or [1,1]
+    if a[1]==b[0]: # parts of one folder that touch
+        mine = load_images('own', d.train.model_copy(update=dict(part=[a[0],b[1]])), d, d.classes)
+    else: mine = joined(id_set(d,'train'), id_set(d,'validation'), size=d.image_size)
+    sets = {'own':mine, 'ID test':id_set(d,'test')}
     if d.validation_outliers: sets['validation outliers'] = validation_outliers(d)
     for names in own.outliers: sets[f'pools/{names}'] = outliers_of(run, names)
     return sets | ood_sets(d)

@@ -280,7 +280,7 @@ def joined(
     channels = min([s.images.shape[1] for s in sets if torch.is_tensor(s.images)], default=0)
     images = torch.cat([s.pixels(size)[:,:channels] for s in sets]) if channels else [f for s in sets for f in s.images]
     return ImageSet('+'.join(s.name for s in sets), images, torch.cat([s.labels for s in sets]), sets[0].classes,
-                    greyscale=sets[0].greyscale)
+                    greyscale=sets[0].greyscale, whole=sets[0].whole)
 
 # %% ../nbs/06_regularized_training.ipynb #36b2c1a3
 @torch.no_grad()
@@ -460,12 +460,13 @@ def fresh_classifier(
     image_size:int,  # pixels
     seed:int=0,
     *names,          # other names, other weights
-    device:str=None  # default: the GPU, if there is one
+    device:str=None, # default: the GPU, if there is one
+    weights:str=None # what it starts from, see `make_backbone`; default: nothing
 )->nn.Module: # on the device
-    "An untrained classifier; its weights depend on the seed and `names`."
+    "A classifier with a fresh last layer; untrained weights depend on the seed and `names`."
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, 'training', 'weights', *names))
-        return make_backbone(backbone, n_classes, image_size).to(device or default_device())
+        return make_backbone(backbone, n_classes, image_size, weights).to(device or default_device())
 
 # %% ../nbs/06_regularized_training.ipynb #28749922
 @torch.no_grad()
@@ -559,6 +560,7 @@ def train_classifier(
     batch_size:int=64,      # ID images a step
     outlier_batch_size:int=32,
     beta:float=1.,          # β, weight of L_ood
+    weights:str=None,       # what it starts from, see `make_backbone`; default: nothing
     weight_decay:float=5e-4,
     seed:int=0,
     device:str=None         # default: the GPU, if there is one
@@ -567,7 +569,7 @@ def train_classifier(
     f = Finetune(steps=steps, lr=finetune_lr, batch_size=batch_size, outlier_batch_size=outlier_batch_size)
     t = Training(backbone=backbone, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
                  finetune=f, beta=beta)
-    net = fresh_classifier(backbone, len(train.classes), fmt.image_size, seed, device=device)
+    net = fresh_classifier(backbone, len(train.classes), fmt.image_size, seed, device=device, weights=weights)
     net,_,_ = train_contender(t, Contender(), net, train, fmt, seed=seed, desc='classifier')
     if outliers is not None:
         net,_,_ = train_contender(t, Contender(start='classifier'), net, train, fmt, outliers, seed=seed,

@@ -13,7 +13,7 @@ from dream_ood.study import load_profile,read_profile
 
 ROOT = Path(__file__).parent.parent
 STAGES = ['data', 'foundation', 'latent_space', 'sampling', 'decoding']
-QUICK = partial(training.fit_phi, steps=20)     # φ as it begins: as long as all else that a contender is trained on
+QUICK = partial(training.fit_phi, steps=20)     # φ's fit before training: 20 steps, not 200
 
 def small_profile():
     "The smoke profile with half of its classes and few images to score: pages and tables ask how, not how well."

