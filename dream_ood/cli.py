@@ -6,7 +6,7 @@
 __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 'RUNS', 'TABLE1', 'BASES', 'NO_DREAMS', 'HEADS',
            'BAR', 'Classified', 'project', 'at_home', 'numbers', 'one_row', 'home_of', 'shown', 'no_words', 'made',
            'reproduce', 'profile_of', 'source_of', 'classifier', 'Format', 'find_classifier', 'listed', 'answers',
-           'lines', 'as_columns', 'written', 'write_answers', 'predict', 'export', 'drift', 'demo', 'plan', 'rates',
+           'pieces', 'as_columns', 'written', 'write_answers', 'predict', 'export', 'drift', 'demo', 'plan', 'rates',
            'check', 'schema', 'execute', 'foundation', 'docs', 'readme', 'lock', 'record', 'slim', 'check_project',
            'sentence', 'main']
 
@@ -274,7 +274,7 @@ def answers(
 # %% ../nbs/12_command_line.ipynb #83d51bc7
 HEADS = ['file','answer','best','probability','runner_up','score','threshold']
 
-def lines(rows, format:Format):
+def pieces(rows, format:Format):
     "Answers as text, piece by piece: a row as soon as it is there, but for a table, whose columns wait for the widest."
     import csv,io,json
     def comma(*values):
@@ -305,7 +305,7 @@ def as_columns(rows:list)->str:
 
 def written(rows, format:Format)->str:
     "Answers as text."
-    return ''.join(lines(rows, format))
+    return ''.join(pieces(rows, format))
 
 # %% ../nbs/12_command_line.ipynb #f7cbe8c2
 BAR = 50   # images; more have a progress bar
@@ -317,10 +317,10 @@ def write_answers(rows, total:int, format:Format, output=''):
     mixed = not output and format!=Format.table and sys.stdout.isatty()   # rows and bar on one screen
     rows = tqdm(rows, total=total, unit='image', file=sys.stderr, disable=True if total<=BAR or mixed else None)
     if output:
-        with atomic(output) as p, open(p,'w') as f: f.writelines(lines(rows, format))
+        with atomic(output) as p, open(p,'w') as f: f.writelines(pieces(rows, format))
     else:
-        for l in lines(rows, format):
-            sys.stdout.write(l); sys.stdout.flush()
+        for p in pieces(rows, format):
+            sys.stdout.write(p); sys.stdout.flush()
 
 @app.command()
 def predict(

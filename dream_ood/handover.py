@@ -110,7 +110,7 @@ def prepared(g:Graph, pixels:str, fmt)->str: # uint8 (H, W, 3) -> float32 (1, 3,
         h = w = long
     short = g.Min(h, w)
     (across,p),(down,q) = (resizing(g, n, short, fmt.image_size) for n in (w,h))
-    across = g.Transpose(across, perm=[1,0])
+    across = g.Floor(g.Transpose(across, perm=[1,0]))   # whole already; some runtimes cannot fuse what they would fuse
     small = [rounded(g, g.MatMul(down, rounded(g, g.MatMul(c, across), p)), q) for c in channels]
     small = small*3 if fmt.greyscale else small
     x = g.cast(g.Unsqueeze(g.Concat(*(g.Unsqueeze(c, [0]) for c in small), axis=0), [0]), np.float32)

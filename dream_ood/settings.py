@@ -342,6 +342,7 @@ class Own(Section):
     "A classifier of a user's own images: a pretrained network, and what competes on its features."
     backbone: str                                  # a network of timm
     weights: str                                   # 'timm', the path of a file, or a package; see `pretrained`
+    root: bool = True                              # features are read by their square roots, see `rooted`
     # compete; two joined by + are added up, each in units of its own spread
     detectors: Annotated[list[str], Field(min_length=1)]
     strengths: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.01,0.1,1.0,10.0] # C of the logistic regression

@@ -1163,7 +1163,7 @@ def run_own(run:Run):
     if stage.done: return stage.skip()
     stage.begin()
     own,sets = p.own,own_sets(run)
-    net = make_backbone(own.backbone, len(p.data.classes), p.data.image_size, own.weights).to(run.device)
+    net = own_network(own, len(p.data.classes), p.data).to(run.device)
     entries = compete(own_contenders(run, sets, kept_features(run, net, sets, stage)), own, len(p.data.classes),
                       'validation outliers' if p.data.validation_outliers else None, run.seed)
     t = competition(entries, own.detectors); method = t.index[t.chosen][0]
@@ -1203,5 +1203,6 @@ def own_results(run:Run)->tuple: # as `compare_methods`; tensors; settings; Resu
     scores = {k.removeprefix('score/'):v for k,v in kept.items() if k.startswith('score/')}
     row = t.loc[chosen_method(t)]
     how = dict(contender=row.contender, detector=row.detector, detector_settings={}, mirrored=False, k=5,
-               temperature=1., batch_size=32, weights=run.profile.own.weights)
+               temperature=1., batch_size=32, weights=run.profile.own.weights,
+               root=run.profile.own.root)
     return t,tensors,how,Results(sets, outs, scores, right(outs['ID test'], len(d.classes)).numpy())

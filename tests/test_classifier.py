@@ -12,7 +12,7 @@ from dream_ood.data import id_set, validation_outliers
 from dream_ood.stages import *
 from dream_ood.detectors import threshold_for
 from dream_ood.stages import load_scores, run_evaluation
-from dream_ood.core import DreamError, load_json, save_json, sha256
+from dream_ood.core import DreamError, load_json, load_tensors, save_json, save_tensors, sha256
 from dream_ood.settings import SPLITS, share_of
 from dream_ood.study import Profile, load_profile, merged, only
 from dream_ood.runs import Run
@@ -409,7 +409,11 @@ def test_a_process_that_only_classifies_stays_light(folder, tmp_path):
     "No text-to-image model, no notebooks, no workflow, no plots: importing them would take longer than the answer."
     about = load_json(folder/'classifier.json')
     about['settings'] |= dict(detector='energy', detector_settings={}, mirrored=False)   # knn asks for scikit-learn
-    shutil.copytree(folder, tmp_path/'it'); save_json(tmp_path/'it'/'classifier.json', about)
+    shutil.copytree(folder, tmp_path/'it')
+    t = load_tensors(folder/'classifier.safetensors')
+    t['validation.scores'] = t['validation.logits'].double().logsumexp(1)   # they are compared when it is loaded
+    save_tensors(tmp_path/'it'/'classifier.safetensors', **t)
+    about['weights'] = sha256(tmp_path/'it'/'classifier.safetensors'); save_json(tmp_path/'it'/'classifier.json', about)
     slow = 'diffusers transformers papermill snakemake pandas matplotlib.pyplot skimage sklearn numba'
     code = f"""import sys, torch
 from dream_ood.classifier import load

@@ -158,6 +158,8 @@ def test_answers_are_written_as_table_csv_and_json():
             and json.loads(cli.written([], cli.Format.json)) == [])
 
 def test_folders_are_looked_through_for_images(tmp_path):
-    for f in ('b.JPG', 'a.png', 'notes.txt', 'deep/c.webp'):
+    for f in ('b.JPG', 'a.png', 'notes.txt', '.d.png', 'deep/c.heic'):
         (tmp_path/f).parent.mkdir(exist_ok=True); (tmp_path/f).touch()
-    assert [f.name for f in cli.listed([tmp_path, tmp_path/'notes.txt'])] == ['a.png', 'b.JPG', 'c.webp', 'notes.txt']
+    files, left = cli.listed([tmp_path, tmp_path/'notes.txt'])
+    assert [f.name for f in files] == ['a.png', 'b.JPG', 'c.heic', 'notes.txt']
+    assert len(left) == 1 and "1 file left out: 'notes.txt' (no picture)" in left[0]
