@@ -388,8 +388,9 @@ def demo(folder:Classified,
     Example: `dream-ood demo _runs/shop`
     """
     from dream_ood.classifier import load
+    from contextlib import suppress
     from dream_ood.handover import demo_server
-    with demo_server(load(find_classifier(folder)), port) as server:
+    with demo_server(load(find_classifier(folder)), port) as server, suppress(KeyboardInterrupt):
         print(f'http://127.0.0.1:{server.server_port} (Ctrl-C ends it)', flush=True)
         server.serve_forever()
 

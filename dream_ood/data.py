@@ -686,7 +686,9 @@ READERS = (dict.fromkeys(DATASETS,_dataset) | dict(sheets=_sheets, folder=_folde
     fashion_mnist=_fashion))
 
 def _read(name, src, d, classes): # images and class names, or one sentence that begins with the set's name
-    if src.kind not in READERS: return made(src.kind, d.image_size), None
+    # crops are cut one after another: the first are the same, however many follow
+    few = src.exclude_first+src.per_class if src.kind in ('photographs','textures') and src.per_class else 1000
+    if src.kind not in READERS: return made(src.kind, d.image_size, min(few, 1000)), None
     try: return READERS[src.kind](src, classes)
     except DreamError as e: raise DreamError(f'{name}: {e}') from None
 

@@ -344,12 +344,13 @@ def objects():
         return pick([i for n in names for i in by[n]], but=but)
     return write('objects', {
         'sky': sub('sky & weather', but='umbrella|thermometer|^droplet|^fire|snowman|ocean'),
-        'device': sub('computer', 'phone', 'light & video', but='abacus|lantern|bulb|^mag|flashlight|candle|lamp|^calling'),
+        'device': sub('computer', 'phone', 'light & video',
+                      but='abacus|lantern|bulb|^mag|flashlight|candle|lamp|^calling'),
         'stationery': sub('office', 'book-paper', 'writing', but='wastebasket|briefcase|label|newspaper'),
         'household': sub('household', 'dishware', but='elevator|bubbles|safety_pin'),
         'sign': sub('transport-sign', 'warning'),
-        None: sub('event', 'game', 'arts & crafts', 'award-medal', 'medical', 'science', 'money', 'lock', 'other-object',
-                  'place-geographic', 'place-map', 'place-other', 'body-parts',
+        None: sub('event', 'game', 'arts & crafts', 'award-medal', 'medical', 'science', 'money', 'lock',
+                  'other-object', 'place-geographic', 'place-map', 'place-other', 'body-parts',
                   but='chart|receipt|ticket|red_envelope|placard|identification|foggy|night|sunrise|sunset|satellite'
                   '|tanabata|rice_scene|video_game|sparkle|spades|clubs|diamonds|lock_with_ink|bellhop|joystick'),
     }, cap=60, strangers=110)
@@ -362,30 +363,38 @@ def dungeon():
     def order(i):       # the first of each series of variants, then the second ...
         return (int(re.search(r'\d*$', i.stem).group() or 0), i.rank())
     return write('dungeon', {
-        'wall': pick(it, 'dngn/wall', but='tree|torch|door'),
-        'floor': pick(it, 'dngn/floor', but='lava|_sea|_[nsew]{1,2}$'),
+        'wall': pick(it, 'dngn/wall', but='tree|torch|door|shadow|darker|mirrored|(abyss|crystal_wall)_(light|dark)'),
+        'floor': pick(it, 'dngn/floor', but=r'lava|_sea|sigil|_[nsew]{1,2}\.|dirt_full|grey_dirt_b|cage'
+                      '|pedestal|_pad|blank'),
         'tree': pick(it, 'dngn/trees'),
-        'altar': pick(it, 'dngn/altars'),
+        'altar': pick(it, 'dngn/altars', but=r'([2-9]|1[01]|(hep|gozag|pakellas|qazlal|xom)1)\.'),    # one frame each
         'gateway': pick(it, 'dngn/gateways', but='_gone|hatch'),
         None: pick(it, ('dngn/traps', 'dngn/shops', 'dngn/water', 'dngn/vaults', 'effect'),
-                   but='enter_shop|abandoned|brick|_bord_|grey_dirt|statue|dimension|teleporter|zshrine'),
-    }, near=4.0, cap=55, strangers=110, order=order)
+                   but='enter_shop|abandoned|brick|_bord_|grey_dirt|statue|dimension|teleporter|zshrine|wave|ink_|umbra'
+                   '|cobweb_[NSEW]|sanctuary|silenced|heataura|glow|effect/needle|net_trap')
+        + pick(it, match='dngn/[^/]*fountain'),
+    }, near=3.0, cap=55, strangers=110, order=order)
 
 
 def drawings():
     it = [i for i in tree('/usr/share/openclipart/png')     # folders that are no class of clipart()
-          if not re.search(r'_bw|bw_|b_w_|contour|outline|silhou', i.name)]
+          if not re.search(r'_bw|bw_|b_w_|contour|outline|silhou|salami', i.name)]
     return write('drawings', {
-        'person': pick(it, 'people', but='people/(clothing|bodypart|smilies|stickmen)'),
-        'computer': pick(it, 'computer/hardware'),
-        'weather': pick(it, 'signs_and_symbols/weather'),
-        'instrument': pick(it, 'recreation/music', but='note|croche|quaver|clef|staff|record|vinyl|jukebox|boombox|singing'
-                           '|theory|CD_|cd_player|headphone|microphone|handel|bach_|beethov|jazz|gramophone'),
+        'person': pick(it, 'people', but='people/(clothing|bodypart|smilies|stickmen)|person_ger|meza_c_02|sleeping'
+                       '|beach_trip|sailing|car_ride'),
+        'smiley': pick(it, 'people/smilies', but='linda_kim|bazelkov'),
+        'computer': pick(it, ('computer/hardware', 'computer/network', 'computer/connectors'),
+                         but='firewall|switch|nilsson|teed'),
+        'instrument': pick(it, 'recreation/music', but='note|croche|quaver|clef|staff|record|vinyl|jukebox|boombox'
+                           '|singing|theory|cd_|headphone|microphone|handel|bach_|beethov|jazz|gramophone'),
         'vehicle': pick(it, ('transportation/vehicles', 'transportation/boating'),
-                        but='sign|lighthouse|curve|wing_|parking|crossroad|cycle_|blueprint|bluepr|paper_plane|symbol'),
+                        but='sign|lighthouse|curve|wing_|parking|crossroad|cycle_|blueprint|bluepr|paper_plane|symbol'
+                        '|rules|knot|hitch|capsize|jibe|points|tack|running_free|close_hauled|reaching|heel|labels')
+        + pick(it, match=r'transportation/[^/]*(_car|car_j|truck|motorcycle|engine|dodge|bmw)', but='blue'),
         None: pick(it, ('recreation/toys', 'recreation/party', 'food/meats_and_eggs', 'office', 'geography/astronomy',
-                        'containers', 'recreation/holiday', 'buildings/furniture', 'animals/bugs', 'recreation/games/chess',
-                        'animals/fantasy', 'decorations')),
+                        'containers', 'recreation/holiday', 'buildings/furniture', 'animals/bugs', 'decorations',
+                        'recreation/games/chess', 'signs_and_symbols/weather'),
+                   but='phone|car_ride|beach_trip|rchristmas|handshake|cd_|disc|ducks|wagon'),
     }, near=2.5, colour=0.05, cap=45, strangers=110)
 
 
