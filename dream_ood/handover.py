@@ -375,6 +375,7 @@ class Nearest(NamedTuple):
     distance:torch.Tensor # (N, n), of unit-norm features: 0 for the same, √2 for unrelated ones
     labels:torch.Tensor   # (N, n)
 
+# %% ../nbs/09_handover.ipynb #951502ff
 def nearest(
     classify:Classifier,
     images,   # one, or a list

@@ -133,6 +133,7 @@ def summed(
     if '+' not in name: return scores[name]
     return sum((scores[n]-units[n][0])/units[n][1] for n in name.split('+'))
 
+# %% ../nbs/09_own_images.ipynb #0b45f22c
 def in_units(
     name:str,        # of one detector, or several joined by +
     head:nn.Linear,
@@ -374,6 +375,7 @@ def competition(
     best,plain = (t.auroc[which].idxmax() for which in (t.allowed, t.contender==next(iter(entries))))
     return t.assign(chosen=t.index==(best if wins(entries,t,best,plain)>.5 else plain))
 
+# %% ../nbs/09_own_images.ipynb #845aceab
 def wins(entries:dict, t:pd.DataFrame, a:str, b:str)->float: # in [0,1]; methods of one contender: 1
     "The share of trials in which method `a` has a higher AUROC than method `b`."
     if t.contender[a]==t.contender[b]: return 1.

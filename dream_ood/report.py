@@ -125,6 +125,7 @@ def known_and_strangers(r:Results)->dict: # 'known' and the groups of OOD sets -
     groups = {g:[r.scores[n] for n,s in r.sets.items() if s.group==g] for g in ('near','far','sanity')}
     return {'known (test images)':r.scores['ID test']} | {f'strangers: {g}':torch.cat(v) for g,v in groups.items() if v}
 
+# %% ../nbs/09_report.ipynb #eb437acc
 def plot_threshold(r:Results, threshold:float): # matplotlib Figure
     "Where known images and strangers lie on the score, and the threshold."
     groups = known_and_strangers(r)

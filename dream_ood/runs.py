@@ -173,26 +173,29 @@ class Run:
         return generator(self.seed,*names)
     @property
     def device(self)->str: return 'cuda' if torch.cuda.is_available() else 'cpu'
-    def external(self, stage:str):
-        """Fingerprint of files outside the run folder that a stage reads: image sheets' index, foundation files, and
-        a user's own folders."""
-        m = Path(self.profile.foundation.model)
-        if stage=='data': files = [ASSETS/'images'/'index.csv']
-        elif stage!='foundation': return None
-        else:
-            files = ([ASSETS/'images'/'index.csv'] + sorted(f
-                for f in (ASSETS/'foundation' if str(m)=='bundled' else resolve(m)).rglob('*')
-                if f.suffix in ('.json','.safetensors','.bin','.txt','.csv')))
-        # nouns that the foundation's list is cleared of
-        aside = self.profile.data.validation_outliers if stage=='foundation' else None
-        nouns = ({'validation outliers':sorted(d.name for d in resolve(aside.path).glob('*/'))} if aside
-                 and aside.kind=='folder' else {})
-        d = self.profile.data
-        if stage=='foundation' and (shown := sorted({w for s in d.ood.values() for w in s.shows or ()})):
-            nouns['shown'] = shown
-        if stage=='foundation' and self.profile.foundation.nouns: files.append(resolve(self.profile.foundation.nouns))
-        folders = [s.path for s in d.sources() if s.kind=='folder'] if stage=='data' and d.train.part else []
-        own = {f'folder {f}':listing(f) for f in folders} | ({'divided by':'content'} if folders else {})
-        return (nouns | own
-                | {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256(f)
-                if f.stat().st_size<2**26 else f.stat().st_size) for f in files if f.is_file()})
+
+# %% ../nbs/00_runs.ipynb #20095070
+@patch
+def external(self:Run, stage:str):
+    """Fingerprint of files outside the run folder that a stage reads: image sheets' index, foundation files, and
+    a user's own folders."""
+    m = Path(self.profile.foundation.model)
+    if stage=='data': files = [ASSETS/'images'/'index.csv']
+    elif stage!='foundation': return None
+    else:
+        files = ([ASSETS/'images'/'index.csv'] + sorted(f
+            for f in (ASSETS/'foundation' if str(m)=='bundled' else resolve(m)).rglob('*')
+            if f.suffix in ('.json','.safetensors','.bin','.txt','.csv')))
+    # nouns that the foundation's list is cleared of
+    aside = self.profile.data.validation_outliers if stage=='foundation' else None
+    nouns = ({'validation outliers':sorted(d.name for d in resolve(aside.path).glob('*/'))} if aside
+             and aside.kind=='folder' else {})
+    d = self.profile.data
+    if stage=='foundation' and (shown := sorted({w for s in d.ood.values() for w in s.shows or ()})):
+        nouns['shown'] = shown
+    if stage=='foundation' and self.profile.foundation.nouns: files.append(resolve(self.profile.foundation.nouns))
+    folders = [s.path for s in d.sources() if s.kind=='folder'] if stage=='data' and d.train.part else []
+    own = {f'folder {f}':listing(f) for f in folders} | ({'divided by':'content'} if folders else {})
+    return (nouns | own
+            | {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256(f)
+            if f.stat().st_size<2**26 else f.stat().st_size) for f in files if f.is_file()})

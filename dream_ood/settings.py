@@ -106,6 +106,7 @@ class ImageFormat(Section):
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [0.5,0.5,0.5]
     augment: Literal['none','shift_flip','crop_flip','imagenet'] = 'none' # of training images
 
+# %% ../nbs/00_settings.ipynb #51ed6b2b
 class Data(ImageFormat):
     "In-distribution images, OOD test sets, and the outliers that choices are made on."
     classes: Annotated[list[str], Field(min_length=2)]
