@@ -159,7 +159,8 @@ def others()->str:
 
 def read_rates(*paths)->pd.DataFrame:
     "All measured rates of some files; none of a file that is not there."
-    tables = [pd.read_csv(p, keep_default_na=False, dtype=dict(commit=str)) for p in dict.fromkeys(map(Path,paths)) if p.exists()]
+    tables = [pd.read_csv(p, keep_default_na=False, dtype=dict(commit=str))
+              for p in dict.fromkeys(map(Path,paths)) if p.exists()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*KEY,'seconds','gpu'])
 
 # %% ../nbs/11_planning.ipynb #de47856b
