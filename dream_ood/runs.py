@@ -85,12 +85,6 @@ class Stage:
         return getattr(self.run.profile,name).model_dump(exclude={f[1:] for f in left_out})
 
     @property
-    def reads(self)->list:
-        "The stages that it reads."
-        own = self.run.profile.own
-        return (STAGES|ASIDE)[self.name][1] + (['foundation','decoding'] if self.name=='own' and own.outliers else [])
-
-    @property
     def inputs(self)->dict:
         """What this stage is made from: its profile sections, the seed, and the contents earlier stages wrote; and
         which of its files others read, for an earlier version may lack them."""
@@ -110,6 +104,13 @@ class Stage:
         p = self._read('provenance.json')
         return (p.get('key')==self.key and all((self/f).is_file() and (self/f).stat().st_size==o['size']
                                                for f,o in p['outputs'].items()))
+
+# %% ../nbs/00_runs.ipynb #db786283
+@patch(as_prop=True)
+def reads(self:Stage)->list:
+    "The stages that it reads."
+    own = self.run.profile.own
+    return (STAGES|ASIDE)[self.name][1] + (['foundation','decoding'] if self.name=='own' and own.outliers else [])
 
 # %% ../nbs/00_runs.ipynb #bd9ef4c1
 @patch
