@@ -510,12 +510,13 @@ def vae_images(
 # %% ../nbs/06_regularized_training.ipynb #06de0003
 def fresh(
     run:Run, *names,
-    backbone=None # default: the profile's
+    backbone=None, # default: the profile's
+    width=None     # see `fresh_classifier`
 )->nn.Module: # on the run's device
     "An untrained classifier of a study, see `fresh_classifier`."
     p = run.profile
     return fresh_classifier(backbone or p.training.backbone, len(p.data.classes), p.data.image_size, run.seed, *names,
-                            device=run.device, weights=p.training.weights)
+                            device=run.device, weights=p.training.weights, width=width)
 
 def classifier_of(
     run:Run,
@@ -527,10 +528,11 @@ def classifier_of(
         raise DreamError(f'There is no contender {contender!r}: the profile trains '
                          f'{list(run.profile.training.contenders)}.')
     path = (stage or run.stage('training').require())/f'{contender}.safetensors'
-    net,state = fresh(run, backbone=run.profile.backbone(contender)),load_tensors(path)
+    p = run.profile
+    net,state = fresh(run, backbone=p.backbone(contender), width=p.width(contender)),load_tensors(path)
     try: net.load_state_dict({k.removeprefix('net.'):v for k,v in state.items() if k.startswith('net.')})
     except RuntimeError:
-        raise DreamError(f'{str(path)!r} is not a classifier of this profile (another backbone or number of classes): '
+        raise DreamError(f'{str(path)!r} is not a classifier of this profile (another backbone, width or number of classes): '
                          'run the training stage again.') from None
     return net.eval()
 
