@@ -159,6 +159,7 @@ class Narrowed(nn.Module):
         return f if pre_logits else self.last(f)
     def forward(self, x:Tensor)->Tensor: return self.forward_head(self.forward_features(x)) # (B, C)
     def get_classifier(self)->nn.Module: return self.last
+    def reset_classifier(self, n:int): self.last = nn.Linear(self.num_features,n) if n else nn.Identity()
 
 @torch.no_grad()
 def narrowed(

@@ -1,14 +1,14 @@
 "Later methods of training: outliers that break ID images, and a last layer without a null space."
 import pytest,torch
+from copy import deepcopy
 import torch.nn.functional as F
-from torch import nn
-from conftest import with_dreams
+from conftest import tiny_profile,with_dreams
 from dream_ood import training
 from dream_ood.core import DreamError,load_tensors
 from dream_ood.data import ImageSet
-from dream_ood.networks import features,make_backbone
+from dream_ood.networks import features,make_backbone,narrowed
 from dream_ood.runs import Run
-from dream_ood.settings import MADE,Contender,Finetune,ImageFormat,Training
+from dream_ood.settings import MADE,Contender,Fever,Finetune,ImageFormat,Training
 from dream_ood.stages import classifier_of,run_training
 from dream_ood.study import Profile
 from dream_ood.training import *
@@ -155,9 +155,97 @@ def whole_and_cut(contender, tmp_path, monkeypatch, **finetune):
 def same(a, b): return all(torch.allclose(v.float(), b.state_dict()[k].float(), atol=1e-5)
                            for k,v in a.state_dict().items())
 
-@pytest.mark.parametrize('kind', list(BROKEN))
-def test_a_training_goes_on_where_it_was(tmp_path, monkeypatch, kind):
-    assert same(*whole_and_cut(Contender(start='plain',outliers=kind), tmp_path, monkeypatch))
+@pytest.mark.parametrize('contender', [dict(outliers='ascood'),
+                                       dict(outliers='fodfom',fever=dict(width=6,singular=.01))])
+def test_a_training_goes_on_where_it_was(tmp_path, monkeypatch, contender):
+    assert same(*whole_and_cut(Contender(start='plain',**contender), tmp_path, monkeypatch))
 
 def test_all_that_is_made_is_known():
     assert set(MADE)=={*MIXED,*BROKEN,*VIRTUAL} and not set(MIXED)&set(BROKEN)
+
+# a last layer without a null space
+
+def test_narrowing_keeps_the_logits_that_can_be_kept():
+    net,(x,y) = some_net().eval(),some_images(40)
+    with torch.no_grad():
+        f,before = features(net, x),net(x)
+        W,b = net.get_classifier().weight.clone(),net.get_classifier().bias.clone()
+        for width in (2,3,4,5,20):
+            few = narrowed(deepcopy(net), width, f).eval()
+            U,S,Vh = torch.linalg.svd(W, full_matrices=False)
+            k = min(width,4)
+            best = f@((U[:,:k]*S[:k])@Vh[:k]).T+b                             # Eckart and Young
+            assert torch.allclose(few(x), best, atol=1e-4)
+            assert torch.allclose(few.get_classifier()(features(few,x)), few(x), atol=1e-5)
+            assert width<4 or torch.allclose(few(x), before, atol=1e-4)
+            assert torch.allclose(few.narrow.weight@few.narrow.weight.T, torch.eye(width), atol=1e-5)
+
+@pytest.mark.parametrize('width', [2,4,9])
+def test_the_null_space_has_the_dimension_that_is_said(width):
+    few = narrowed(some_net(), width)
+    W = few.get_classifier().weight.detach()
+    assert W.shape==(4,width) and width-int(torch.linalg.matrix_rank(W))==max(width-4,0)
+
+def test_a_width_that_cannot_be_is_one_sentence():
+    for width in (128,500):
+        with pytest.raises(DreamError, match=f'{width}.*has 128'): narrowed(some_net(), width)
+        with pytest.raises(DreamError, match='fever.width'): fresh_classifier('resnet_mini', 4, 16, width=width)
+    with pytest.raises(ValueError, match='width'): Fever(width=1)
+    with pytest.raises(ValueError, match='singular'): Fever(singular=-1)
+
+def test_least_singular_value_and_its_gradient():
+    net = some_net()
+    with torch.no_grad():
+        U,V = (torch.linalg.qr(torch.randn(n,4,generator=seeded()))[0] for n in (4,128))
+        net.get_classifier().weight.copy_(U@torch.diag(torch.tensor([5.,3.,2.,.5]))@V.T)
+    σ = training.least_singular(net)
+    σ.backward()
+    assert torch.allclose(σ.detach(), torch.tensor(.5), atol=1e-5)
+    assert torch.allclose(net.get_classifier().weight.grad, (U[:,3:]@V[:,3:].T), atol=1e-4)
+
+def test_the_term_is_added_once_and_only_if_asked_for():
+    net,(x,y) = some_net().eval(),some_images()
+    plain,a = regularised_loss(net, None, x, y, None)
+    more,b = regularised_loss(net, None, x, y, None, λ=.3)
+    assert torch.allclose(more-plain, .3/training.least_singular(net), atol=1e-4)
+    assert 'singular' not in a and torch.allclose(b['singular'], training.least_singular(net))
+
+@pytest.mark.parametrize('outliers,width', [(None,None),('jigsaw',6)])
+def test_the_least_singular_value_grows_by_the_term(outliers, width):
+    def after(λ):
+        c = Contender(start='plain', outliers=outliers, fever=Fever(width=width,singular=λ))
+        net,_,history = train_contender(tiny_training(steps=12), c, start(), tiny_set(), FMT)
+        assert net.get_classifier().weight.shape==(4,width or 128) and ('singular' in history)==(λ>0)
+        return training.least_singular(net).item(),history
+    (without,_),(with_it,h) = after(0.),after(.1)
+    assert with_it>1.1*without and h.singular.iloc[-1]>h.singular.iloc[0]
+
+def test_no_fever_is_none_of_the_keys():
+    assert 'fever' not in Contender(start='plain').model_dump()
+    assert Contender(fever=dict(width=8)).fever==Fever(width=8,singular=0.)
+
+def test_a_study_reloads_a_narrowed_classifier(foundation, tmp_path):
+    p = tiny_profile(foundation); t = p.training.model_dump()
+    t['contenders'] = dict(plain={}, few=dict(start='plain',outliers='vos',fever=dict(width=12,singular=.1)),
+                           fewer=dict(start='few',outliers='jigsaw',fever=dict(width=12)),
+                           scratch=dict(fever=dict(width=12)))
+    t |= dict(epochs=1); t['finetune'] |= dict(steps=2, vae_fraction=0)
+    p = p.model_copy(update=dict(training=Training(**t)))
+    run = with_dreams(Run.open(p, 0, tmp_path))
+    run_training(run)
+    nets = {n:classifier_of(run, n) for n in t['contenders']}
+    assert [n.get_classifier().in_features for n in nets.values()]==[128,12,12,12]
+    kept = load_tensors(run.stage('training')/'few.safetensors')
+    assert all(torch.equal(v.cpu(),kept[f'net.{k}']) for k,v in nets['few'].state_dict().items())
+    x,_ = some_images()
+    with torch.no_grad(): assert features(nets['few'],x).shape==(6,12) and (features(nets['few'],x)>=0).all()
+    wrong = p.model_copy(update=dict(training=Training(**t|dict(contenders=dict(few=dict(fever=dict(width=300)))))))
+    with pytest.raises(DreamError, match='300'): run_training(with_dreams(Run.open(wrong, 1, tmp_path)))
+    assert not (Run.open(wrong, 1, tmp_path).stage('training')/'few.csv').exists()
+
+@pytest.mark.parametrize('fever', [None,dict(singular=1),dict(width=9)])
+def test_a_narrowed_start_stays_as_narrow(foundation, fever):
+    d = tiny_profile(foundation).model_dump()
+    cs = dict(plain=dict(fever=dict(width=8)), more=dict(start='plain',**({'fever':fever} if fever else {})))
+    d['training'] |= dict(contenders=cs); d['evaluation'] |= dict(methods={})
+    with pytest.raises(ValueError, match='fever.width .* give both the same'): Profile(**d)
