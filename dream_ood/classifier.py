@@ -23,7 +23,7 @@ from torch import Tensor
 from .core import DreamError,default_device,load_json,load_tensors,nice,resolve,save_json,sha256
 from .settings import ImageFormat
 from .data import ImageSet,flat,geometry,read_image
-from .networks import make_backbone,rooted
+from .networks import Narrowed,make_backbone,rooted
 from .detectors import (Outputs,fit_detector,interval,odin,outputs,sure_threshold,threshold_for,
                                  threshold_interval)
 
@@ -85,6 +85,7 @@ class Classifier(ModelHubMixin, library_name='dream_ood', repo_url='https://gith
         self.net = make_backbone(about['backbone'], len(self.classes), self.fmt.image_size,
                                  own_stem='weights' in s)
         if s.get('root'): rooted(self.net)
+        if s.get('width'): self.net = Narrowed(self.net, s['width'])
         self.net.load_state_dict({k.removeprefix('net.'):v for k,v in tensors.items() if k.startswith('net.')})
         self.net.to(device).eval()
         kept = {n:Outputs(tensors.get(f'{n}.logits'), tensors.get(f'{n}.features'), tensors.get(f'{n}.labels'))

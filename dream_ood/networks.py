@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PACKAGED', 'make_backbone', 'weights_file', 'read_weights', 'pretrained', 'pretrained_format', 'Root', 'rooted',
-           'channels_last', 'features', 'device_of']
+           'channels_last', 'features', 'device_of', 'Narrowed', 'narrowed']
 
 # %% ../nbs/01_networks.ipynb #0de70004
 from importlib.util import find_spec
 from pathlib import Path
 import torch
+import torch.nn.functional as F
 from torch import nn,Tensor
 from safetensors.torch import load_file
 from .core import COMPILER,DreamError,import_lightly,nice,resolve
@@ -135,3 +136,44 @@ def features(
 def device_of(net:nn.Module)->str: # 'cuda' or 'cpu'
     "Where a network is."
     return next(net.parameters()).device.type
+
+# %% ../nbs/01_networks.ipynb #0de70022
+class Narrowed(nn.Module):
+    "A network of timm's kind whose last layer reads few, rectified features. Raises DreamError if it has fewer."
+    def __init__(self,
+        net:nn.Module, # its last layer is taken away
+        width:int      # features that the new one reads
+    ):
+        super().__init__()
+        last = net.get_classifier()
+        if not width<last.in_features:
+            raise DreamError(f'Features cannot be narrowed to {width}, the network has {last.in_features}: give '
+                             'fever.width a smaller number, or leave it out.')
+        self.narrow,self.last = nn.Linear(last.in_features,width),nn.Linear(width,last.out_features)
+        self.num_features = width
+        net.reset_classifier(0)
+        self.net = net
+    def forward_features(self, x:Tensor)->Tensor: return self.net.forward_features(x)
+    def forward_head(self, x:Tensor, pre_logits:bool=False)->Tensor:
+        f = F.relu(self.narrow(self.net.forward_head(x, pre_logits=True)))
+        return f if pre_logits else self.last(f)
+    def forward(self, x:Tensor)->Tensor: return self.forward_head(self.forward_features(x)) # (B, C)
+    def get_classifier(self)->nn.Module: return self.last
+    def reset_classifier(self, n:int): self.last = nn.Linear(self.num_features,n) if n else nn.Identity()
+
+@torch.no_grad()
+def narrowed(
+    net:nn.Module,
+    width:int,       # features that the last layer is to read
+    seen:Tensor=None # (n, D) features of images whose logits are to stay; none: the ReLU cuts what is negative
+)->Narrowed: # on the same device
+    "A network with fewer features and, as far as these allow, the same logits (FEVER-OOD's null space reduction)."
+    last,device = net.get_classifier(),device_of(net)
+    W,b = last.weight.double().cpu(),last.bias.double().cpu()
+    new = Narrowed(net, width)
+    U,S,Vh = torch.linalg.svd(W, full_matrices=True)
+    A,k = Vh[:width],min(width,len(S))
+    M = F.pad(U[:,:k]*S[:k], (0,width-k))
+    lift = -(seen.double().cpu()@A.T).amin(0) if seen is not None else torch.zeros(width).double()
+    for p,v in zip((*new.narrow.parameters(),*new.last.parameters()), (A,lift,M,b-M@lift)): p.copy_(v)
+    return new.to(device)

@@ -6,8 +6,8 @@
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'SPLITS', 'Scheduler', 'MADE', 'SPOILT', 'DetectorName',
            'Section', 'optional', 'Source', 'OODSource', 'share_of', 'split_in_three', 'ImageFormat', 'Data',
            'Foundation', 'LatentSpace', 'Pool', 'Sampling', 'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune',
-           'OwnFinetune', 'Contender', 'Training', 'DreamID', 'Scored', 'Method', 'Evaluation', 'FineTuning', 'Own',
-           'Paper']
+           'OwnFinetune', 'Fever', 'Contender', 'Training', 'DreamID', 'Scored', 'Method', 'Evaluation', 'FineTuning',
+           'Own', 'Paper']
 
 # %% ../nbs/00_settings.ipynb #5a000017
 import hashlib,os
@@ -247,7 +247,14 @@ class OwnFinetune(Section):
     vae_fraction: Fraction|None = optional()
     average: Fraction|None = optional()
 
-MADE = ('mixup','cutmix','vos','npos')            # outliers made while training, from the batch itself
+# outliers made while training, from the batch itself
+MADE = ('mixup','cutmix','jigsaw','ascood','fodfom','vos','npos')
+
+class Fever(Section):
+    "A last layer in which energies cannot hide (FEVER-OOD)."
+    # features are narrowed to so many before the last layer; default: as many as the network has
+    width: Annotated[int, Field(ge=2)]|None = None
+    singular: NonNegative = 0.0                    # weight of 1/(the least singular value of the last layer)
 
 class Contender(Section):
     "One way to train the classifier."
@@ -263,6 +270,7 @@ class Contender(Section):
     # the outliers of a step are those of so many classes; default: of all
     classes_a_step: Positive|None = optional()
     backbone: str|None = optional()                # its own; default: training.backbone
+    fever: Fever|None = optional()                 # narrower features, a last layer with no small singular value
 
 # %% ../nbs/00_settings.ipynb #10571b96
 class Training(Section):

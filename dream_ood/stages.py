@@ -510,12 +510,13 @@ def vae_images(
 # %% ../nbs/06_regularized_training.ipynb #06de0003
 def fresh(
     run:Run, *names,
-    backbone=None # default: the profile's
+    backbone=None, # default: the profile's
+    width=None     # see `fresh_classifier`
 )->nn.Module: # on the run's device
     "An untrained classifier of a study, see `fresh_classifier`."
     p = run.profile
     return fresh_classifier(backbone or p.training.backbone, len(p.data.classes), p.data.image_size, run.seed, *names,
-                            device=run.device, weights=p.training.weights)
+                            device=run.device, weights=p.training.weights, width=width)
 
 def classifier_of(
     run:Run,
@@ -527,11 +528,12 @@ def classifier_of(
         raise DreamError(f'There is no contender {contender!r}: the profile trains '
                          f'{list(run.profile.training.contenders)}.')
     path = (stage or run.stage('training').require())/f'{contender}.safetensors'
-    net,state = fresh(run, backbone=run.profile.backbone(contender)),load_tensors(path)
+    p = run.profile
+    net,state = fresh(run, backbone=p.backbone(contender), width=p.width(contender)),load_tensors(path)
     try: net.load_state_dict({k.removeprefix('net.'):v for k,v in state.items() if k.startswith('net.')})
     except RuntimeError:
-        raise DreamError(f'{str(path)!r} is not a classifier of this profile (another backbone or number of classes): '
-                         'run the training stage again.') from None
+        raise DreamError(f'{str(path)!r} is not a classifier of this profile (another backbone, width or number of '
+                         'classes): run the training stage again.') from None
     return net.eval()
 
 # %% ../nbs/06_regularized_training.ipynb #06de0008
@@ -558,6 +560,9 @@ def run_training(run:Run):
     "The stage: train every contender of the profile on equal terms."
     stage = run.stage('training')
     if stage.done: return stage.skip()
+    p = run.profile
+    for n in p.training.contenders: # a width that cannot be is said at once
+        if p.width(n): fresh(run, backbone=p.backbone(n), width=p.width(n))
     stage.begin()
     train = id_set(run.profile.data,'train')
     vae = vae_images(run, train, stage/'vae.safetensors')
@@ -1104,7 +1109,8 @@ def describe(
         how,dreams = dict(contender=m.contender, detector=m.detector, detector_settings=settings,
                           mirrored=bool(m.mirrored), k=p.evaluation.k, temperature=p.training.temperature,
                           batch_size=p.evaluation.batch_size, backbone=p.backbone(m.contender),
-                          **({'weights':p.training.weights} if p.training.weights else {})),p.foundation.model
+                          **{k:v for k,v in dict(weights=p.training.weights, width=p.width(m.contender)).items() if v}
+                          ),p.foundation.model
     on = 'validation outliers' if p.data.validation_outliers else 'held-out classes' if p.own else None
     return dict(format=FORMAT, classes=p.data.classes, nouns={c:p.data.noun(c) for c in p.data.classes},
                 backbone=how.pop('backbone'), input=p.data.model_dump(include={*ImageFormat.model_fields}-{'augment'}),

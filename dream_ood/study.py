@@ -46,6 +46,9 @@ def check_contenders(p):
         if c.start and p.backbone(n)!=p.backbone(c.start):
             raise ValueError(f'training.contenders.{n} has backbone {p.backbone(n)!r} but starts from '
                              f'{c.start!r}, which has {p.backbone(c.start)!r}: give both the same')
+        if c.start and p.width(c.start) not in (None,p.width(n)):
+            raise ValueError(f'training.contenders.{n} has fever.width {p.width(n)} but starts from {c.start!r}, which '
+                             f'has {p.width(c.start)}: give both the same')
         if (c.per_class or c.distance or c.classes_a_step) and not set((c.outliers
             or '').split('+'))<={*p.sampling.pools}&{*p.decoding.pools}:
             raise ValueError(f'training.contenders.{n}: per_class, distance and classes_a_step choose among the '
@@ -131,6 +134,12 @@ def scoring(self:Profile)->dict:
 def backbone(self:Profile, contender:str)->str:
     "What a contender is a network of."
     return self.training.contenders[contender].backbone or self.training.backbone
+
+@patch
+def width(self:Profile, contender:str)->int|None:
+    "How many features the last layer of a contender reads; None: as many as its network has."
+    fever = self.training.contenders[contender].fever
+    return fever.width if fever else None
 
 @patch
 def rule(self:Profile, pool:str)->Pool|None:
