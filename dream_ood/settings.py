@@ -173,8 +173,8 @@ class LatentSpace(Section):
 # %% ../nbs/00_settings.ipynb #b96c14ac
 class Pool(Section):
     "One pool of sampled embeddings: a rule and its parameters."
-    rule: Literal['knn','inliers','reference','gaussian','boundary','drift','token_noise','interpolation',
-                  'names','anywhere']
+    rule: Literal['knn','inliers','reference','gaussian','ncis','boundary','drift','token_noise',
+                  'interpolation','names','anywhere']
     per_class: Positive                            # M, embeddings a class
     k: Positive = 50                               # which neighbour's distance
     select: Positive = 100                         # boundary points a class
@@ -189,6 +189,16 @@ class Pool(Section):
     nearby: Positive|None = None
     step: PositiveFloat = 0.02                     # length of a step towards the decision boundary, in radians
     extra: NonNegative = 2.0                       # steps beyond it
+    # along the sphere, or by the gradient's sign, as BOOD's code; default: the first
+    walk: Literal['sphere','sign']|None = optional()
+    # images that the encoder gets wrong come first, as in BOOD's code; default: they are left out
+    misclassified: bool|None = optional()
+    # of ncis. probability of the tail that outliers are drawn from; default: 0.003, the code's 10 of 3,330 draws
+    tail: Annotated[float, Field(gt=0, lt=1)]|None = optional()
+    couplings: Positive|None = optional()          # of its map; default: 4
+    fit_steps: Positive|None = optional()          # of the map's training; default: 200
+    # share of a class's variance that the map makes small; default: 0.05
+    invariant: Annotated[float, Field(gt=0, lt=1)]|None = optional()
 
 class Sampling(Section):
     "Pools of embeddings, by name."
