@@ -198,7 +198,9 @@ def test_archives_of_images_without_classes(path, name, tmp_path, colour):
 # -- the shipped profiles ---------------------------------------------------------------------------------------------
 BENCHMARKS = dict(cifar100={'svhn','places365','lsun','isun','textures'},
                   imagenet100={'inaturalist','sun','places','textures'},
-                  openood_cifar100={'cifar10','tin','mnist','svhn','texture','places365'})
+                  openood_cifar100={'cifar10','tin','mnist','svhn','texture','places365'},
+                  openood_imagenet200={'ssb_hard','ninco','inaturalist','textures','openimage_o'})
+NEAR = dict(openood_cifar100={'cifar10','tin'}, openood_imagenet200={'ssb_hard','ninco'})
 
 @pytest.fixture(params=BENCHMARKS)
 def shipped(request, tmp_path, monkeypatch):
@@ -217,9 +219,10 @@ def test_every_missing_set_is_one_sentence_with_its_origin_and_place(shipped):
 
 def fill(p):
     "One or two images for every entry of a profile, where its layout has them."
-    for n,s in {**p.data.ood, 'outliers':p.data.validation_outliers,
-                **{k:getattr(p.data,k) for k in ('train','validation','test')}}.items():
-        root,own = Path(s.path or '_data') if s else None,n in ('train','validation','test')
+    splits = {k:getattr(p.data,k) for k in ('train','validation','test')}
+    splits |= {n:s for n,s in (p.dream_id.shift_sets or {}).items() if s.kind=='imglist'}
+    for n,s in {**p.data.ood, 'outliers':p.data.validation_outliers, **splits}.items():
+        root,own = Path(s.path or '_data') if s else None,n in splits
         match s and s.kind:
             case 'folder':
                 for c in p.data.classes if own else ['']:
@@ -235,7 +238,7 @@ def fill(p):
                     (at/part).write_bytes(pickle.dumps(dict(data=np.zeros((len(y),3072),np.uint8), fine_labels=y)))
                 (at/'meta').write_bytes(pickle.dumps(dict(fine_label_names=p.data.classes)))
             case 'imglist':
-                names = [f'{n}/{i}.png' for i in range(100 if own else 2)]
+                names = [f'{n}/{i}.png' for i in range(len(p.data.classes) if own else 2)]
                 for f in names: draw(root/f, 9, (8,8))
                 Path(s.list).parent.mkdir(parents=True, exist_ok=True)
                 Path(s.list).write_text(''.join(f'{f} {i if own else -1}\n' for i,f in enumerate(names)))
@@ -246,11 +249,31 @@ def test_every_set_is_read_from_its_real_layout(shipped, unchecked):
     for s in ood_sets(shipped.data).values():
         assert (len(s)>=1 and s.pixels(shipped.data.image_size).shape[1:]==(3,shipped.data.image_size,
             shipped.data.image_size))
-    for split in ('train','validation','test'): assert id_set(shipped.data,split).labels.unique().numel()==100
+    C = len(shipped.data.classes)
+    for split in ('train','validation','test'): assert id_set(shipped.data,split).labels.unique().numel()==C
     train,val = (id_set(shipped.data,s) for s in ('train','validation'))
     if not torch.is_tensor(train.images): assert not set(train.images)&set(val.images)
     near = {n for n,s in ood_sets(shipped.data).items() if s.group=='near'}
-    assert near==({'cifar10','tin'} if shipped.name=='openood_cifar100' else set())
+    assert near==NEAR.get(shipped.name, set())
+    if shipped.name.startswith('openood'): assert len(validation_outliers(shipped.data))==2
+
+def test_classes_of_imagenet200_are_those_of_imagenet_r_in_the_order_of_its_lists():
+    import timm.data
+    p = load_profile(ROOT/'profiles'/'openood_imagenet200.yaml')
+    order = (Path(timm.data.__file__).parent/'_info'/'imagenet_r_synsets.txt').read_text().split()
+    nouns = [p.data.noun(c) for c in p.data.classes]
+    assert p.data.classes==order==sorted(order) and len(order)==200 and set(p.data.nouns)==set(order)
+    assert len({bare(n) for n in nouns})==200 and not any(n[0]=='n' and n[1:].isdigit() for n in nouns)
+    others = (ROOT/p.foundation.nouns).read_text().splitlines()[1:]
+    assert len(set(others))==len(others)==800 and not {bare(n) for n in nouns}&{bare(n) for n in others}
+
+def test_covariate_shifts_of_imagenet200_are_its_classes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); (tmp_path/'settings.ini').touch()
+    p = load_profile(ROOT/'profiles'/'openood_imagenet200.yaml')
+    Path('_data').mkdir(); fill(p)
+    shifts = shift_sets(p.dream_id.shift_sets, p.data)
+    assert set(shifts)=={'imagenet_v2','imagenet_c','imagenet_r'}
+    for s in shifts.values(): assert s.labels.tolist()==[*range(200)] and list(s.classes)==p.data.classes
 
 # -- what users get wrong ---------------------------------------------------------------------------------------------
 def test_an_entry_that_lacks_a_key_is_one_sentence(tmp_path):

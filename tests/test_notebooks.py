@@ -26,7 +26,8 @@ def cells(path):
     assert not [o for c in nb.cells for o in c.get('outputs', []) if o.output_type == 'error']
     return [c for c in nb.cells if c.cell_type == 'code']
 
-@pytest.mark.parametrize('notebook', ['00_runs', *NOTEBOOKS.values(), '04_search', '09_classifier', '09_handover'])
+@pytest.mark.parametrize('notebook', ['00_runs', *NOTEBOOKS.values(), '04_search', '09_classifier', '09_handover',
+                                      '10_openood'])
 def test_stage_notebook(notebook, runs):
     out = runs/'executed'/f'{notebook}.ipynb'
     execute_notebook(f'nbs/{notebook}.ipynb', out, profile=PROFILE, seed=0, runs=str(runs))

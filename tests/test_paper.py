@@ -14,7 +14,8 @@ from pages import executed,make_runs,small_profile
 ROOT = Path(__file__).parent.parent
 
 # -- the studies ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize('name', ['mini','mini_full','smoke','imagenet100','imagenet10','cifar100','openood_cifar100'])
+@pytest.mark.parametrize('name', ['mini','mini_full','smoke','imagenet100','imagenet10','cifar100','openood_cifar100',
+                                  'openood_imagenet200'])
 def test_every_profile_has_its_studies(name):
     p = load_profile(ROOT/'profiles'/f'{name}.yaml')
     parts = studies(p)

@@ -66,12 +66,19 @@ def test_counts_are_those_of_the_profile(project, capsys):
     assert 'In all: 1 study, 24 runs of stages for 3 seeds, 1 page of results; 603,000 images to draw' in out
     assert '15.1 GB' in section(out,'Disk')                               # half of 201,000 x 224 x 224 x 3 bytes
 
+def test_what_imagenet200_of_openood_lacks_is_said_in_sentences(project, capsys, computes_nothing):
+    out = said(capsys, 'profiles/openood_imagenet200.yaml', '0', '_runs', '', 'paper')
+    lacking = [l for l in section(out,'What has to be there').splitlines() if 'MISSING' in l]
+    assert lacking and all(l.endswith('.') for l in lacking)
+    for words in ('test_ssb_hard.txt','test_ninco.txt','val_openimage_o.txt','test_imagenet200_c.txt','image-net.org'):
+        assert any(words in l for l in lacking), words
+
 def test_the_bundled_study_lacks_nothing(project, capsys, computes_nothing):
     out = said(capsys, 'profiles/mini.yaml', '0,1')
     assert ('MISSING' not in out and 'The foundation and every image set are there.' in out
             and 'about' not in section(out,'Images'))
 
-@pytest.mark.parametrize('profile', ['cifar100','imagenet10','openood_cifar100','smoke'])
+@pytest.mark.parametrize('profile', ['cifar100','imagenet10','openood_cifar100','openood_imagenet200','smoke'])
 def test_every_kind_of_profile_can_be_planned(profile, project, capsys):
     assert 'The graph' in said(capsys, f'profiles/{profile}.yaml', '0')
 
