@@ -8,7 +8,7 @@ __all__ = ['ALL', 'THIRDS', 'PAPER', 'SIGNS', 'MATTERS', 'TESTS', 'KINDS', 'LEAR
            'dream_id_study', 'axes', 'value_name', 'ablations_study', 'foundation_study', 'studies', 'needs',
            'paper_home', 'write_studies', 'open_runs', 'gather', 'groups_of', 'with_all', 'by_seed', 'half_width',
            'plus_minus', 'made_from', 'escaped', 'latex', 'publish_table', 'publish_figure', 'above', 'p_values',
-           'tested', 'judged', 'power_of', 'seeds_needed', 'seeds_said', 'corrected', 'p_said', 'needed_said',
+           't_test', 'judged', 'power_of', 'seeds_needed', 'seeds_said', 'corrected', 'p_said', 'needed_said',
            'table_of_tests', 'gain', 'reported', 'said', 'record_claim', 'kind_of', 'colour_of', 'legend_of_kinds',
            'plot_rows', 'plot_axis']
 
@@ -349,7 +349,7 @@ def p_values(
     else: p = np.maximum(above(d,-m), above(-d,-m)),2*np.minimum(above(d,m), above(-d,m))
     return tuple(float(np.minimum(1, x)) for x in p)
 
-def tested(
+def t_test(
     d,                    # (n,) paired differences in favour of the claim, in points, one a seed (or repeat)
     measure='fpr95',      # a key of `MATTERS`
     kind='superiority', margin:float=0., # as of `p_values`
@@ -364,7 +364,7 @@ def tested(
                 side='the opposite' if con<pro else 'holds')
 
 def judged(
-    tests:list,           # of one claim, as of `tested`
+    tests:list,           # of one claim, as of `t_test`
     p='p',                # or 'p_holm': which p values
     alpha:float=.05
 )->str: # 'holds' | 'partly' | 'no, undecided' | 'no, the opposite'
@@ -463,7 +463,7 @@ def record_claim(
     claim:str,            # what the paper says
     reported:str,         # its figures, with their source; or 'new'
     ours:str,             # what was measured
-    tests:list,           # as of `tested`, what the claim is made of; none: the profile cannot tell
+    tests:list,           # as of `t_test`, what the claim is made of; none: the profile cannot tell
     page:str              # the notebook
 )->Markdown:
     "Judge a claim by itself, and keep it for the page of claims, which corrects for all of them."
