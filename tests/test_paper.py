@@ -3,8 +3,8 @@ made small."""
 import re,subprocess,sys
 import numpy as np,pandas as pd,pytest,torch,yaml
 from pathlib import Path
-from dream_ood.paper import (PAPER,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,
-                             studies,value_name,write_studies)
+from dream_ood.paper import (PAPER,TESTS,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,paper_home,
+                             studies,t_test,value_name,write_studies)
 from dream_ood.core import load_tensors
 from dream_ood.study import Profile,load_profile
 from dream_ood.training import few_classes
@@ -132,7 +132,12 @@ def test_claims_page_judges_every_claim(profile, runs):
     t = pd.read_csv(home/'tables/claims.csv')
     assert (len(t) == len(list((home/'claims').glob('*.json'))) >= 15
             and set(t.verdict) <= {'holds','partly','no, undecided','no, the opposite'} and set(t.page) <= set(PAPER))
-    assert t[['claim','reported','ours']].notna().all().all()
+    assert t[['claim','reported','ours','p_holm']].notna().all().all()
+    each = pd.read_csv(home/'tables/claims_tests.csv')
+    assert len(each) == t.tests.sum() and set(each.kind) == set(TESTS) and (each.p_holm.fillna(1) >= each.p.fillna(0)).all()
+    undecided = each.verdict == 'no, undecided'
+    assert each[undecided].seeds.notna().all() and each[~undecided].seeds.isna().all()
+    assert 'seeds needed' in (home/'tables/claims.md').read_text()
 
 def test_numbers_of_the_table_are_those_of_the_runs(profile, runs):
     over = open_runs(profile, SEEDS, runs, 'tables')
@@ -213,11 +218,11 @@ def test_studies_are_written_once(profile, tmp_path):
 def test_a_verdict_follows_the_interval():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        m,h = rng.normal(),abs(rng.normal())
-        assert judged([(m,h)]) == ('holds' if m>h else 'no, the opposite' if m<-h else 'no, undecided')
-    assert (judged([(1.,.5),(-1.,.5)]) == 'partly' == judged([(1.,.5),(1.,2.)])
-            and judged([(1.,2.),(-1.,.5)]) == 'no, the opposite')
-    assert judged([(3.,float('nan'))]) == 'no, undecided'     # one seed shows nothing
+        t = t_test(rng.normal(rng.normal(), abs(rng.normal()), 3))
+        assert judged([t]) == ('holds' if t['low']>0 else 'no, the opposite' if t['high']<0 else 'no, undecided')
+    good,bad,wide,one = (t_test(d) for d in ([1.,1.1,.9],[-1.,-1.1,-.9],[5.,-4.,1.],[3.]))
+    assert judged([good,bad]) == 'partly' == judged([good,wide]) and judged([wide,bad]) == 'no, the opposite'
+    assert judged([one]) == 'no, undecided'     # one seed shows nothing
 
 def test_gain_is_in_favour_of_the_first():
     m = pd.DataFrame([dict(method=n,ood_set='x',group='near',seed=s,fpr95=f+s,auroc=a,id_acc=0)

@@ -1,0 +1,163 @@
+"How the paper's claims are judged: tests on paired differences, corrected together, and the seeds that would decide."
+from math import inf,isnan,nan
+import numpy as np,pytest
+from scipy import stats
+from dream_ood.core import DreamError,load_json
+from dream_ood.evaluation import holm
+from dream_ood.paper import (MATTERS,corrected,judged,needed_said,p_said,p_values,power_of,record_claim,seeds_needed,
+                             seeds_said,table_of_tests,t_test)
+
+def claims_of(groups, **kwargs):
+    "Claims as pages record them: a list of differences for each test of each claim."
+    return [dict(claim=str(i), page='page', tests=[t_test(d, **kwargs) for d in g]) for i,g in enumerate(groups)]
+
+# -- one test ---------------------------------------------------------------------------------------------------------
+def one_sided(d, bound, side): return stats.ttest_1samp(d, bound, alternative=side).pvalue
+
+def test_p_values_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    for n in (2,3,5,10):
+        for _ in range(20):
+            a,b,m = rng.normal(1,2,n),rng.normal(0,2,n),rng.uniform(.1,3); d = a-b
+            pro,con = p_values(d)
+            assert np.isclose(min(pro,con), stats.ttest_rel(a,b).pvalue) and (pro<con) == (d.mean()>0)
+            assert np.isclose(p_values(d,'non-inferiority',m)[0], stats.ttest_rel(a,b-m,alternative='greater').pvalue)
+            tost = max(one_sided(d,-m,'greater'),one_sided(d,m,'less'))
+            assert np.isclose(p_values(d,'equivalence',m)[0], tost)
+            lo,hi = stats.t.interval(.9, n-1, d.mean(), stats.sem(d))
+            assert (judged([t_test(d,kind='equivalence',margin=m)])=='holds') == (lo>-m and hi<m)
+            assert (judged([t_test(d,kind='non-inferiority',margin=m)])=='holds') == (lo>-m)
+
+def test_turned_round_a_difference_says_the_opposite():
+    d = np.array([3.,3.2,2.9])
+    assert judged([t_test(d)]) == 'holds' and judged([t_test(-d)]) == 'no, the opposite'
+    assert judged([t_test(-d,kind='non-inferiority',margin=.5)]) == 'no, the opposite'
+    for s in (1,-1): assert judged([t_test(s*d,kind='equivalence',margin=2.)]) == 'no, the opposite'
+
+@pytest.mark.parametrize('kind,margin', [('superiority',0.),('non-inferiority',1.),('equivalence',1.)])
+@pytest.mark.parametrize('d', [[5.],[nan,nan,nan],[5.,5.1,nan],[]])
+def test_what_is_not_a_number_never_holds(d, kind, margin):
+    c = corrected(claims_of([[d]], kind=kind, margin=margin))[0]
+    assert c['verdict'] == 'no, undecided' and c['p_holm'] == 1 and 'unknown' in needed_said(c)
+
+def test_differences_without_spread():
+    assert p_values([0.,0.,0.]) == (1,1) and p_values([2.,2.]) == (0,1)
+    assert p_values([0.,0.],'equivalence',1.)[0] == 0 and p_values([1.,1.],'equivalence',1.)[0] == 1
+
+@pytest.mark.parametrize('kind,margin,words', [('superiority',1.,'superiority has none'),
+                         ('equivalence',0.,'one above 0'),('non-inferiority',-1.,'one above 0'),('more',0.,'choose')])
+def test_a_test_that_cannot_be_is_one_sentence(kind, margin, words):
+    with pytest.raises(DreamError, match=words): t_test([1.,2.], kind=kind, margin=margin)
+
+@pytest.mark.parametrize('kind,margin,mean', [('superiority',0.,0.),('non-inferiority',1.,-1.),('equivalence',1.,1.),
+                                              ('equivalence',1.,-1.)])
+@pytest.mark.parametrize('n', [3,10])
+def test_errors_at_the_bound_are_rare(kind, margin, mean, n):
+    "Where the claim is just false, it holds in at most 5% of studies."
+    rng = np.random.default_rng(n); d = rng.normal(mean, .5, (4000,n))
+    wrong = np.mean([p_values(x,kind,margin)[0]<.05 for x in d])
+    assert wrong < .05+3*(.05*.95/len(d))**.5
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+def test_holm_by_hand():
+    "Of .01, .04, .03, .005: times 4, 3, 2, 1 in order of size, .02, .03, .06, .04, and none below the one before."
+    assert np.allclose(holm([.01,.04,.03,.005]), [.03,.06,.06,.02]) and np.allclose(holm([.9,.8]), 1) and not len(holm([]))
+
+def test_holm_keeps_the_order_and_lies_between_none_and_bonferroni():
+    rng = np.random.default_rng(0)
+    for n in (1,2,7,40):
+        p = rng.uniform(size=n)**3; q = holm(p)
+        assert (np.diff(q[p.argsort()])>=0).all() and (q>=p).all() and (q<=np.minimum(1,n*p)+1e-12).all()
+        less = p.copy(); less[0] /= 2           # less of one makes none larger
+        assert (holm(less)<=q+1e-12).all()
+
+def test_the_family_is_every_part_of_every_claim():
+    d = np.array([[1.,1.2,1.1],[2.,2.5,2.2],[-1.,-1.1,-.9],[.1,-.2,.3]])
+    after = corrected(claims_of([d[:2],d[2:]]))
+    ps = holm([t['p'] for c in after for t in c['tests']])
+    assert np.allclose([t['p_holm'] for c in after for t in c['tests']], ps)
+    assert [c['p_holm'] for c in after] == pytest.approx([max(ps[:2]),max(ps[2:])])
+    for c in after: assert c['verdict'] == judged(c['tests'],'p_holm')
+    assert corrected(claims_of([d[:1]]))[0]['verdict'] == 'holds'
+    many = corrected(claims_of([d[:1]]+[d[3:]]*60))        # the same test among many
+    assert {c['verdict'] for c in many} == {'no, undecided'}
+
+def page_of_nothing(rng, n):
+    "A page of claims none of which is true: correlated tests, claims of one to four parts, and one of each other kind."
+    seed = rng.normal(size=n)
+    def d(mean=0.): return mean+rng.normal(size=n)+seed*.7
+    claims = claims_of([[d() for _ in range(k)] for k in (1,1,2,2,4,4)])
+    return claims+claims_of([[d(2)]], kind='equivalence', margin=2.)+claims_of([[d(-2)]], kind='non-inferiority',
+                                                                              margin=2.)
+
+@pytest.mark.parametrize('n', [3,8])
+def test_a_page_without_anything_true_shows_something_in_at_most_5_percent(n):
+    rng = np.random.default_rng(n); pages = [page_of_nothing(rng, n) for _ in range(600)]
+    def share(shown): return np.mean([any(shown(t,q) for t,q in zip(every,holm([t['p'] for t in every])))
+                                      for every in ([t for c in p for t in c['tests']] for p in pages)])
+    # an equivalence at its margin is 'the opposite', too: no error
+    def wrong(t, p): return p<.05 and (t['kind']=='superiority' or t['side']=='holds')
+    assert share(lambda t,q: wrong(t,q)) < .05+3*(.05*.95/len(pages))**.5
+    assert share(lambda t,q: wrong(t,t['p'])) > .2         # uncorrected, many more
+
+# -- seeds ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('n', [3,10,30])
+@pytest.mark.parametrize('alpha', [.05,.05/20])
+def test_power_is_that_of_the_noncentral_t(n, alpha):
+    for effect in (.3,1,2):
+        for kind,a in (('superiority',alpha/2),('non-inferiority',alpha)):
+            assert power_of(n,1,effect,alpha,kind) == pytest.approx(
+                stats.nct.sf(stats.t.isf(a,n-1),n-1,effect*n**.5), abs=2e-3)
+
+@pytest.mark.parametrize('kind,margin,mean', [('superiority',0.,1.),('non-inferiority',1.,0.),('equivalence',1.,0.)])
+@pytest.mark.parametrize('sd,alpha', [(.6,.05),(1.5,.05),(.6,.05/30)])
+def test_the_seeds_needed_give_the_power_asked_for(kind, margin, mean, sd, alpha):
+    n = seeds_needed(sd, 1., alpha, .8, kind); rng = np.random.default_rng(1)
+    shown = np.mean([p_values(d,kind,margin)[0]<alpha for d in rng.normal(mean,sd,(1500,n))])
+    assert .8-3*(.16/1500)**.5 < shown < .93               # whole seeds: a little more than asked
+    assert power_of(n-1,sd,1.,alpha,kind) < .8 <= power_of(n,sd,1.,alpha,kind)
+
+def test_more_spread_fewer_points_and_more_tests_need_more_seeds():
+    for kind in ('superiority','non-inferiority','equivalence'):
+        ns = [seeds_needed(s,1.,kind=kind) for s in (.1,.5,1,2,3)]; assert ns == sorted(ns) and len(set(ns)) > 3
+        assert seeds_needed(1,1.,.001,kind=kind) > seeds_needed(1,1.,kind=kind) > seeds_needed(1,2.,kind=kind)
+    assert seeds_needed(1,1.,kind='non-inferiority') < seeds_needed(1,1.)
+    assert seeds_needed(9,1.) == inf and seeds_said(inf) == 'more than 100' and seeds_needed(0,1.) == 2
+    assert isnan(seeds_needed(nan,1.)) and seeds_said(nan) == 'unknown' and seeds_said(7) == '7'
+    with pytest.raises(DreamError, match='above 0'): seeds_needed(1,0)
+
+def test_what_is_undecided_names_its_seeds():
+    d = np.array([3.,-1.,2.]); sure = np.array([5.,5.01,4.99])
+    first,second = corrected(claims_of([[sure,d],[sure]]))
+    assert first['verdict'] == 'partly' and second['verdict'] == 'holds' and needed_said(second) == ''
+    sd = d.std(ddof=1)
+    assert (first['seeds'],first['seeds_alone']) == (seeds_needed(sd,MATTERS['fpr95'],.05/3),
+                                                     seeds_needed(sd,MATTERS['fpr95']))
+    # its effect is the one that matters, whatever was observed
+    assert corrected(claims_of([[d+.1]]))[0]['seeds'] == corrected(claims_of([[d]]))[0]['seeds']
+
+# -- what is kept -----------------------------------------------------------------------------------------------------
+def test_a_verdict_can_be_computed_from_what_is_kept(tmp_path):
+    tests = [t_test([2.,2.2,1.9],of='a'),t_test([.1,.2,-.1],'accuracy','non-inferiority',.5,of='b')]
+    said = record_claim(tmp_path,'key','A claim.','new','so and so.',tests,'page').data
+    kept = load_json(tmp_path/'claims/key.json')
+    assert kept['tests'] == tests and '**Verdict by itself: holds**' in said and 'Uncorrected' in said
+    t = table_of_tests(corrected([kept]))
+    assert list(t.of) == ['a','b'] and set(t.n) == {3} and t.page.eq('page').all()
+    for r in t.itertuples():
+        again = t_test([float(x) for x in r.gains.split()], r.measure, r.kind, r.margin)
+        assert again['p'] == pytest.approx(r.p, abs=1e-3) and again['side'] == r.side
+        assert again['low'] < again['mean'] < again['high'] and r.p_holm >= r.p
+    record_claim(tmp_path,'key','A claim.','new','nothing.',[],'page')
+    assert not (tmp_path/'claims/key.json').exists()
+
+def test_one_seed_is_one_sentence(tmp_path):
+    said = record_claim(tmp_path,'key','A claim.','new','+1.0 points.',[t_test([1.])],'page').data
+    assert 'no, undecided** (one seed has no spread, and shows nothing)' in said and 'nan' not in said
+    c, = corrected([load_json(tmp_path/'claims/key.json')])
+    assert c['verdict'] == 'no, undecided' and p_said(c['p_holm']) == '1.000'
+
+def test_a_claim_recorded_before_there_were_tests_is_not_judged():
+    old,new = corrected([dict(claim='old',page='p',verdict='holds')]+claims_of([[[1.,1.1,1.05]]]))
+    assert old['verdict'] == 'not tested' and p_said(old['p_holm']) == 'none' and needed_said(old) == ''
+    assert new['verdict'] == 'holds' and new['tests'][0]['p_holm'] == new['tests'][0]['p']
