@@ -7,7 +7,8 @@ __all__ = ['SOLVERS', 'WORDS', 'FAMILIES', 'check_model', 'model_source', 'text_
            'prepare', 'unloadable', 'pipeline_class', 'load_foundation', 'tiny_pipeline', 'noun_list', 'token_ids',
            'known', 'anchors', 'plot_cosines', 'replaced_token', 'prompt_ids', 'both_encoders', 'encode_ids', 'checked',
            'with_slot', 'encode', 'empty_ids', 'encode_empty', 'conditions', 'native_size', 'initial_noise', 'generate',
-           'draw', 'levels', 'clean', 'moved', 'push', 'guided', 'known_nouns', 'spread', 'labelled', 'vae_roundtrip']
+           'draw', 'signal_noise', 'clean_latents', 'output_for', 'steer', 'guided', 'known_nouns', 'spread',
+           'labelled', 'vae_roundtrip']
 
 # %% ../nbs/02_foundation.ipynb #e0c477df
 import functools,json,re
@@ -437,7 +438,7 @@ def draw(
                     or native_size(pipe), empty, size, guide)
 
 # %% ../nbs/02_foundation.ipynb #0c0de002
-def levels(
+def signal_noise(
     scheduler,
     t # a time of its own
 )->tuple: # α, σ of x_t = α x_0 + σ ε
@@ -448,15 +449,15 @@ def levels(
     r = torch.lerp(ratio[lo], ratio[hi], float(t)-lo).item()
     return 1/(1+r*r)**.5, r/(1+r*r)**.5
 
-def clean(kind:str, x:Tensor, out:Tensor, α:float, σ:float)->Tensor: # as x
+def clean_latents(kind:str, x:Tensor, out:Tensor, α:float, σ:float)->Tensor: # as x
     "Tweedie's formula: the clean latents that noisy ones predict, from the U-Net's output of this kind."
     return dict(epsilon=lambda: (x-σ*out)/α, v_prediction=lambda: α*x-σ*out, sample=lambda: out)[kind]()
 
-def moved(kind:str, out:Tensor, Δ:Tensor, α:float, σ:float)->Tensor: # as out
+def output_for(kind:str, out:Tensor, Δ:Tensor, α:float, σ:float)->Tensor: # as out
     "The output that predicts clean latents moved by Δ."
     return out+Δ*dict(epsilon=-α/σ, v_prediction=-1/σ, sample=1)[kind]
 
-def push(
+def steer(
     pipe,
     score,     # pictures (B, 3, H, W), about in [0,1] -> (B,)
     how:Guide, # its weights
@@ -470,7 +471,7 @@ def push(
         if pipe.do_classifier_free_guidance:
             without,with_ = out.chunk(2)
             out = without+pipe.guidance_scale*(with_-without)
-        x0 = clean(kind, x[:len(out)], out, α, σ)
+        x0 = clean_latents(kind, x[:len(out)], out, α, σ)
         f = score(pipe.vae.decode(x0/pipe.vae.config.scaling_factor).sample.float()/2+.5)
         if not f.isfinite().all():
             raise DreamError("The foundation's autoencoder overflows under a guide: set foundation.dtype to float32 or "
@@ -500,12 +501,12 @@ def guided(
     def steered(out, t, *args, **kwargs):
         at[0] += 1
         if seen:
-            α,σ = levels(solver, t)
-            Δ = push(pipe, score, how, seen['x'], seen['out'], α, σ)
-            out = moved(solver.config.prediction_type, out, Δ.to(out), α, σ)
+            α,σ = signal_noise(solver, t)
+            Δ = steer(pipe, score, how, seen['x'], seen['out'], α, σ)
+            out = output_for(solver.config.prediction_type, out, Δ.to(out), α, σ)
         return step(out, t, *args, **kwargs)
     unet.forward,solver.step = watched,steered
-    try:   # a compiled network has no gradient of its input, and convolutions choose their algorithm once
+    try:   # nothing is compiled for gradients; convolutions add in the same order each time
         with torch.compiler.set_stance('force_eager'), torch.backends.cudnn.flags(deterministic=True): yield
     finally: del unet.forward,solver.step
 
