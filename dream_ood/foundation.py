@@ -7,11 +7,12 @@ __all__ = ['SOLVERS', 'WORDS', 'FAMILIES', 'check_model', 'model_source', 'text_
            'prepare', 'unloadable', 'pipeline_class', 'load_foundation', 'tiny_pipeline', 'noun_list', 'token_ids',
            'known', 'anchors', 'plot_cosines', 'replaced_token', 'prompt_ids', 'both_encoders', 'encode_ids', 'checked',
            'with_slot', 'encode', 'empty_ids', 'encode_empty', 'conditions', 'native_size', 'initial_noise', 'generate',
-           'draw', 'known_nouns', 'spread', 'labelled', 'vae_roundtrip']
+           'draw', 'signal_noise', 'clean_latents', 'output_for', 'steer', 'guided', 'known_nouns', 'spread',
+           'labelled', 'vae_roundtrip']
 
 # %% ../nbs/02_foundation.ipynb #e0c477df
-import json,re
-from contextlib import contextmanager
+import functools,json,re
+from contextlib import contextmanager,nullcontext
 from pathlib import Path
 import pandas as pd
 import torch
@@ -28,6 +29,7 @@ from diffusers import (AutoencoderKL,DDIMScheduler,DiffusionPipeline,DPMSolverMu
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer
 from .core import ASSETS,DreamError,default_device,nice,resolve
 from .plots import as_arrays
+from .settings import Guide
 from .data import bare
 
 # %% ../nbs/02_foundation.ipynb #686c5c4e
@@ -392,7 +394,6 @@ def initial_noise(
     shape = (pipe.unet.config.in_channels, side, side)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
-@torch.inference_mode()
 def generate(
     pipe,                 # foundation
     prompt_embeds,        # from `conditions`, or (B, L, d_text) from `encode`
@@ -401,7 +402,8 @@ def generate(
     guidance:float,       # weight of classifier-free guidance; 1: none
     image_size:int,       # side in pixels, to which the drawn images are resized
     empty=None,           # from `encode_empty`, to have it made once for many batches
-    size=None             # side in pixels, of the drawn images; default: the foundation's own
+    size=None,            # side in pixels, of the drawn images; default: the foundation's own
+    guide=None            # pipe -> a context that it draws in, such as `guided`; default: nothing steers
 )->Tensor: # (B, 3, H, W) uint8
     "Draw an image for each prompt embedding."
     prompts = prompt_embeds if isinstance(prompt_embeds,dict) else dict(prompt_embeds=prompt_embeds)
@@ -409,10 +411,12 @@ def generate(
     if not isinstance(empty,dict): empty = dict(prompt_embeds=empty)
     negative = {f'negative_{k}':v.expand(len(seeds),*v.shape[1:]) for k,v in empty.items()}
     later = [torch.Generator().manual_seed(s^1) for s in seeds]   # for solvers that add noise as they go
-    x = pipe(**prompts, **negative, height=size, width=size,
-             latents=initial_noise(pipe,seeds,size).to(prompts['prompt_embeds']), generator=later,
-             num_inference_steps=steps, guidance_scale=guidance, output_type='pt').images
-    return _bytes(_resize(x, image_size))
+    with torch.inference_mode(guide is None), guide(pipe) if guide else nullcontext():
+        if guide: prompts,negative = ({k:v.clone() for k,v in d.items()} for d in (prompts,negative))
+        x = pipe(**prompts, **negative, height=size, width=size,
+                 latents=initial_noise(pipe,seeds,size).to(prompts['prompt_embeds']), generator=later,
+                 num_inference_steps=steps, guidance_scale=guidance, output_type='pt').images
+        return _bytes(_resize(x, image_size))
 
 # %% ../nbs/02_foundation.ipynb #32131705
 def draw(
@@ -425,12 +429,86 @@ def draw(
     image_size:int=None,        # side in pixels, to which the drawn images are resized; default: as drawn
     size:int=None,              # side in pixels, of the drawn images; default: the foundation's own
     empty=None,                 # from `encode_empty`
-    nouns=None                  # for the second text encoder of a Stable Diffusion XL, see `conditions`
+    nouns=None,                 # for the second text encoder of a Stable Diffusion XL, see `conditions`
+    guide=None                  # see `generate`
 )->Tensor: # (B, 3, H, W) uint8; black where the safety checker, if there is one, objects
     "Encode and generate: a picture for each embedding, or each noun."
     seeds = list(range(len(what))) if seeds is None else seeds
     return generate(pipe, conditions(pipe,prompt,what,nouns), seeds, steps, guidance, image_size or size
-                    or native_size(pipe), empty, size)
+                    or native_size(pipe), empty, size, guide)
+
+# %% ../nbs/02_foundation.ipynb #0c0de002
+def signal_noise(
+    scheduler,
+    t # a time of its own
+)->tuple: # α, σ of x_t = α x_0 + σ ε
+    "How much signal and noise the latents hold; between two times of the training, as Euler's solver has it."
+    ᾱ = scheduler.alphas_cumprod.double().cpu()
+    lo = int(t); hi = min(lo+1,len(ᾱ)-1)
+    ratio = ((1-ᾱ)/ᾱ.clamp(min=1e-12)).sqrt()             # σ/α
+    r = torch.lerp(ratio[lo], ratio[hi], float(t)-lo).item()
+    return 1/(1+r*r)**.5, r/(1+r*r)**.5
+
+def clean_latents(kind:str, x:Tensor, out:Tensor, α:float, σ:float)->Tensor: # as x
+    "Tweedie's formula: the clean latents that noisy ones predict, from the U-Net's output of this kind."
+    return dict(epsilon=lambda: (x-σ*out)/α, v_prediction=lambda: α*x-σ*out, sample=lambda: out)[kind]()
+
+def output_for(kind:str, out:Tensor, Δ:Tensor, α:float, σ:float)->Tensor: # as out
+    "The output that predicts clean latents moved by Δ."
+    return out+Δ*dict(epsilon=-α/σ, v_prediction=-1/σ, sample=1)[kind]
+
+def steer(
+    pipe,
+    score,     # pictures (B, 3, H, W), about in [0,1] -> (B,)
+    how:Guide, # its weights
+    x:Tensor,  # (B or 2B, 4, h, w) noisy latents, a leaf of the graph; 2B: without and with prompt
+    out:Tensor,# the U-Net's output for them
+    α:float, σ:float
+)->Tensor: # (B, 4, h, w); raises DreamError if the autoencoder's numbers overflow
+    "How far the clean latents move for the score to rise."
+    kind,large = pipe.scheduler.config.prediction_type,2.**10 if x.dtype==torch.float16 else 1.
+    with torch.enable_grad():
+        if pipe.do_classifier_free_guidance:
+            without,with_ = out.chunk(2)
+            out = without+pipe.guidance_scale*(with_-without)
+        x0 = clean_latents(kind, x[:len(out)], out, α, σ)
+        f = score(pipe.vae.decode(x0/pipe.vae.config.scaling_factor).sample.float()/2+.5)
+        if not f.isfinite().all():
+            raise DreamError("The foundation's autoencoder overflows under a guide: set foundation.dtype to float32 or "
+                             'bfloat16 in the profile.')
+        through,direct = torch.autograd.grad(f.sum()*large, (x,x0))
+    Δ = how.weight*σ**2/max(α,.01)*through.float().view(-1,*x0.shape).sum(0)+how.mu*direct.float()
+    return Δ/large/(Δ/large).square().mean((1,2,3),keepdim=True).sqrt().clamp(min=1)
+
+# %% ../nbs/02_foundation.ipynb #0c0de003
+@contextmanager
+def guided(
+    pipe,      # foundation, or a pipeline of yours
+    score,     # pictures (B, 3, H, W), about in [0,1] -> (B,) numbers to be raised, each of its picture alone
+    how:Guide  # weights, and at which steps
+):
+    "Within this block, the pipeline draws pictures of a higher score (GOOD, arXiv 2510.17131)."
+    unet,solver,seen,at = pipe.unet,pipe.scheduler,{},[0]
+    forward,step = unet.forward,solver.step
+    def watched(x, *args, **kwargs):
+        seen.clear(); n = len(solver.timesteps)
+        if not how.between[0]*n<=at[0]<how.between[1]*n: return forward(x, *args, **kwargs)
+        with torch.enable_grad():
+            seen.update(x=x.detach().clone().requires_grad_())
+            seen['out'],*_ = out = forward(seen['x'], *args, **kwargs)
+        return tuple(o.detach() for o in out)
+    @functools.wraps(step)   # the pipeline looks which arguments it takes
+    def steered(out, t, *args, **kwargs):
+        at[0] += 1
+        if seen:
+            α,σ = signal_noise(solver, t)
+            Δ = steer(pipe, score, how, seen['x'], seen['out'], α, σ)
+            out = output_for(solver.config.prediction_type, out, Δ.to(out), α, σ)
+        return step(out, t, *args, **kwargs)
+    unet.forward,solver.step = watched,steered
+    try:   # nothing is compiled for gradients; convolutions add in the same order each time
+        with torch.compiler.set_stance('force_eager'), torch.backends.cudnn.flags(deterministic=True): yield
+    finally: del unet.forward,solver.step
 
 # %% ../nbs/02_foundation.ipynb #f16cd568
 def known_nouns(

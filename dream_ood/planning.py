@@ -306,7 +306,7 @@ def training_work(study, n:dict)->list: # n: set -> images
 def dream_id_work(study, n:dict)->list:
     "Images that Dream-ID trains on and scores, over conditions, sizes and repeats."
     cfg,C = study.dream_id,len(study.data.classes)
-    conditions = 2+any(q.source=='class_names' for q in study.decoding.pools.values())+len(cfg.augment or ())
+    conditions = 2+any(q.plain for q in study.decoding.pools.values())+len(cfg.augment or ())
     sizes = cfg.sizes or {cfg.real_per_class:cfg.steps}
     test = min(n['ID test'],C*cfg.test_per_class) if cfg.test_per_class else n['ID test']
     trained = sum(conditions*cfg.repeats*steps*min(cfg.batch_size,C*real) for real,steps in sizes.items())
@@ -317,7 +317,7 @@ def dream_id_work(study, n:dict)->list:
 def evaluation_work(study, n:dict)->list:
     "Images that the contenders score, by backbone: training images, too, where a detector reads them."
     ms,few = study.evaluation.methods.values(),min(250*len(study.data.classes),n['ID test'])
-    plain = next((i for p,(i,*_) in drawn(study).items() if study.decoding.pools[p].source=='class_names'), 0)
+    plain = next((i for p,(i,*_) in drawn(study).items() if study.decoding.pools[p].plain), 0)
     left_out = ('ID train','wide',*(study.dream_id.shift_sets or ()))
     each,scored = sum(v for k,v in n.items() if k not in left_out)+few+plain,{}
     for c in dict.fromkeys(m.contender for m in ms):

@@ -59,7 +59,7 @@ def as_figure(fig)->str: # data URI
 def pool_title(p:Profile, pool:str)->tuple: # heading, and a sentence
     "What a decoded pool is, in words."
     how,rule = p.decoding.pools[pool],p.rule(pool)
-    if how.source=='class_names':
+    if how.plain:
         return 'Drawn by the foundation from the words alone', ('If these look nothing like your images, the '
                                                                 'foundation does not know your classes, '
             'and the outliers that start from them are less to the point. Another word in data.nouns may help.')
@@ -79,7 +79,7 @@ def learnt_from(run:Run, n:int=12, most:int=20)->dict: # images of a row; classe
     shown = p.own.outliers if p.own else [c.outliers or '' for c in p.training.contenders.values()]
     seen = {o for names in shown for o in names.split('+')}
     for pool,how in p.decoding.pools.items():
-        if pool not in seen and (p.own or how.source!='class_names'): continue
+        if pool not in seen and (p.own or not how.plain): continue
         ds,(title,about) = pool_set(run.stage('decoding')/pool, p.data.classes, p.data.greyscale),pool_title(p, pool)
         some = ([('', as_images(ds.subset(spread(range(len(ds)), 2*n)).pixels(size), side=96))]
                 if how.source=='other_names' else rows(ds))

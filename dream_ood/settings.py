@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Positive', 'PositiveFloat', 'NonNegative', 'Fraction', 'SPLITS', 'Scheduler', 'MADE', 'SPOILT', 'DetectorName',
            'Section', 'optional', 'Source', 'OODSource', 'share_of', 'split_in_three', 'ImageFormat', 'Data',
-           'Foundation', 'LatentSpace', 'Pool', 'Sampling', 'OutlierFilter', 'DecodedPool', 'Decoding', 'Finetune',
-           'OwnFinetune', 'Fever', 'Contender', 'Training', 'DreamID', 'Scored', 'Method', 'Evaluation', 'FineTuning',
-           'Own', 'Paper']
+           'Foundation', 'LatentSpace', 'Pool', 'Sampling', 'OutlierFilter', 'Guide', 'DecodedPool', 'Decoding',
+           'Finetune', 'OwnFinetune', 'Fever', 'Contender', 'Training', 'DreamID', 'Scored', 'Method', 'Evaluation',
+           'FineTuning', 'Own', 'Paper']
 
 # %% ../nbs/00_settings.ipynb #5a000017
 import hashlib,os
@@ -214,6 +214,21 @@ class OutlierFilter(Section):
     quantile: Fraction = 0.95
     k: Positive = 50
 
+class Guide(Section):
+    "Pictures are steered out of the classes while they are drawn, by what the encoder makes of them (GOOD)."
+    # energy: the log-partition of its logits falls; knn: the distance to the k-th nearest training image grows; or both
+    by: Literal['energy','knn','both']
+    weight: NonNegative                            # ρ, through the U-Net: the exponent of what the picture is judged by
+    mu: NonNegative = 0.0                          # μ, on the predicted clean picture itself
+    k: Positive = 100                              # which neighbour, among the training images of all classes
+    # share of the solver's steps at which it begins, and at which it ends
+    between: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.0, 1.0]
+
+    @model_validator(mode='after')
+    def _rising(self):
+        if self.between[0]>=self.between[1]: raise ValueError('between is two shares, the smaller first')
+        return self
+
 class DecodedPool(Section):
     "One pool of decoded images, and where its conditioning comes from."
     source: Literal['sampling','class_names','other_names']
@@ -223,6 +238,10 @@ class DecodedPool(Section):
     guidance: NonNegative|None = optional()
     scheduler: Scheduler|None = optional()
     refuse: OutlierFilter|None = optional()        # set aside what is no outlier; default: nothing
+    guide: Guide|None = optional()                 # steer the pictures out of the classes; default: no
+
+    @property
+    def plain(self)->bool: return self.source=='class_names' and not self.guide   # what the classes look like
 
 class Decoding(Section):
     "How the diffusion model is run."

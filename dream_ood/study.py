@@ -247,7 +247,7 @@ def only(
     cs,needed = profile.training.contenders,{rows[m].contender for m in methods}
     while more := {cs[c].start for c in needed}-needed-{None}: needed |= more
     pools = {o for c in needed for o in (cs[c].outliers or '').split('+')} | {profile.dream_id.inliers}
-    pools |= {n for n,q in profile.decoding.pools.items() if q.source=='class_names'}      # a control
+    pools |= {n for n,q in profile.decoding.pools.items() if q.plain}                         # a control
     sampled = {profile.decoding.pools[n].of or n for n in pools if n in profile.decoding.pools}
     def keep(section, key, names): d[section][key] = {n:v for n,v in d[section][key].items() if n in names}
     for section,key,names in (('evaluation','methods',methods), ('training','contenders',needed),
