@@ -279,17 +279,19 @@ def no_foundation(study)->str:
             f'or before by `hf download {source}`; or name a local folder in foundation.model.')
 
 # %% ../nbs/11_planning.ipynb #b3000021
-def drawn(study)->dict: # pool -> (images, solver steps, guided)
+def drawn(study)->dict: # pool -> (images, solver steps, guided, the share of the steps in which it is steered)
     "Images of each decoded pool, of one seed."
     C,out = len(study.data.classes),{}
     for n,q in study.decoding.pools.items():
         rule,own = study.rule(n),study.for_pool(n).decoding
-        out[n] = C*(q.per_class or rule.per_class),own.steps,own.guidance>1
+        steered = q.guide.between[1]-q.guide.between[0] if q.guide else 0
+        out[n] = C*(q.per_class or rule.per_class),own.steps,own.guidance>1,steered
     return out
 
-def drawing(images:int, steps:int, guided:bool)->list:
-    "The work of drawing images."
-    return [('images drawn','decode',images),('','unet',images*steps*(1 if guided else .5))]
+def drawing(images:int, steps:int, guided:bool, steered:float=0.)->list:
+    "The work of drawing images; a gradient takes about twice as long as what it is the gradient of."
+    return [('images drawn','decode',images),('','decode',3*images*steps*steered),
+            ('','unet',images*steps*(1 if guided else .5)*(1+2*steered))]
 
 PASSES = dict(vos=0, npos=0, ascood=2, fodfom=2)   # of a step's outliers through the network, where it is not one
 

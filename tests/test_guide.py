@@ -35,7 +35,7 @@ def steering(made, **how):
     how = Guide(**dict(by='energy', weight=5., k=5)|how)
     return partial(guided, score=outside(how, *made, FMT, τ), how=how)
 
-def drawing(pipe, guide=None, nouns=NOUNS, seeds=(1,2,3), steps=4, guidance=3.):
+def drawing(pipe, guide=None, nouns=NOUNS, seeds=(1,2,3), steps=3, guidance=3.):
     return draw(pipe, nouns, list(seeds), steps=steps, guidance=guidance, guide=guide)
 
 def judged(made, x, by): # plainly: from bytes, by the library's own reading of them
@@ -45,11 +45,11 @@ def judged(made, x, by): # plainly: from bytes, by the library's own reading of 
     if by=='energy': return -((z@F.normalize(Γ,dim=1).T)/τ).exp().sum(1).log()
     return torch.cdist(z,bank).sort(1).values[:,4]/τ
 
-@pytest.mark.parametrize('by', ['energy','knn'])
-@pytest.mark.parametrize('solver', SOLVERS)
+@pytest.mark.parametrize('solver,by', [('dpm','energy'),('dpm','knn'),('unipc','energy'),('ddim','knn'),('euler','energy'),
+                                       ('pndm','knn')])
 def test_guided_pictures_lie_further_outside(pipe, made, by, solver):
     use_solver(pipe, solver)
-    plain,far = drawing(pipe),drawing(pipe, steering(made, by=by, weight=30.))
+    plain,far = drawing(pipe, steps=4),drawing(pipe, steering(made, by=by, weight=30.), steps=4)
     assert judged(made,far,by).mean() > judged(made,plain,by).mean()
     use_solver(pipe)
 
@@ -74,10 +74,10 @@ def test_weight_zero_is_no_guide(pipe, made):
 
 def test_an_image_depends_on_itself_alone(pipe, made):
     guide = steering(made, weight=20.)
-    together = drawing(pipe, guide).int()
-    assert together.equal(drawing(pipe, guide).int())
-    alone = torch.cat([drawing(pipe, guide, [n], [s]).int() for n,s in zip(NOUNS,(1,2,3))])
-    assert (together-alone).abs().max()<=3 and (together-drawing(pipe).int()).abs().max()>20
+    together = drawing(pipe, guide, steps=2).int()
+    assert together.equal(drawing(pipe, guide, steps=2).int())
+    alone = torch.cat([drawing(pipe, guide, [n], [s], steps=2).int() for n,s in zip(NOUNS,(1,2,3))])
+    assert (together-alone).abs().max()<=3 and (together-drawing(pipe,steps=2).int()).abs().max()>20
 
 def test_the_pipeline_is_left_as_it_was(pipe, made):
     before = drawing(pipe)
@@ -91,7 +91,7 @@ def test_it_is_guided_in_its_share_of_the_steps_alone(pipe, made):
     def score(x):
         calls.append(len(x))
         return x.mean((1,2,3))
-    for between,n in (([0.,1.],4), ([.5,1.],2), ([0.,.25],1), ([.25,.75],2)):
+    for between,n in (([0.,1.],3), ([.5,1.],1), ([0.,.5],2), ([.3,.6],1)):
         calls.clear()
         drawing(pipe, partial(guided, score=score, how=Guide(by='energy',weight=1.,between=between)))
         assert calls==[3]*n, between
@@ -102,7 +102,7 @@ def test_every_family_can_be_guided(family):
     def score(x): return -x.mean((1,2,3))
     dark = partial(guided, score=score, how=Guide(by='energy',weight=200.,mu=20.))
     for guidance in (1.,3.):
-        plain,far = (draw(pipe, ['cat','dog'], steps=3, guidance=guidance, guide=g).float().mean() for g in (None,dark))
+        plain,far = (draw(pipe, ['cat','dog'], steps=2, guidance=guidance, guide=g).float().mean() for g in (None,dark))
         assert far<plain
 
 @pytest.mark.parametrize('kind', ['epsilon','v_prediction','sample'])
@@ -129,16 +129,16 @@ def test_gradients_agree_with_small_differences(made):
             f = outside(Guide(by=by,weight=1.,k=5), enc, *made[1:], FMT, τ)
             x.requires_grad_(); grad, = torch.autograd.grad(f(x).sum(), x); x = x.detach()
             v = grad/grad.norm()
-            slope = (f(x+.05*v)-f(x-.05*v))/.1
+            slope = (f(x+.01*v)-f(x-.01*v))/.02
             assert abs(slope.item()/grad.norm().item()-1)<.1
     finally: enc.float()
 
 def test_a_killed_pool_ends_as_one_that_was_not(pipe, made, tmp_path):
-    df,what = plan_named(NOUNS*2, NOUNS*2, NOUNS*2)
-    df,how = numbered(df, 'good', 0),Decoding(steps=3, guidance=3., batch_size=4)
+    df,what = plan_named(NOUNS+NOUNS[:2], NOUNS+NOUNS[:2], NOUNS+NOUNS[:2])
+    df,how = numbered(df, 'good', 0),Decoding(steps=2, guidance=1., batch_size=4)
     def go(folder, guide): return decode(pipe, df, what, folder, how, FMT, guide=guide)
     guide = steering(made, weight=20.)
-    assert go(tmp_path, guide)==6
+    assert go(tmp_path, guide)==5
     before = {f:(tmp_path/f).read_bytes() for f in df.file}
     (tmp_path/df.file[1]).unlink(); (tmp_path/df.file[4]).write_bytes(b'')
     assert go(tmp_path, guide)==2
@@ -180,6 +180,14 @@ def test_a_study_draws_a_guided_pool_and_says_so(run):
     assert 'steered' not in (run.stage('decoding')/'plain'/'README.md').read_text()
     assert outlier_pools(run)==['good'] and [n for n,q in pools.items() if q.plain]==['plain']
     assert 'steered out of the classes by both' in (run.stage('decoding')/'gallery.html').read_text()
+
+def test_a_plan_counts_the_steps_that_are_steered(run):
+    from dream_ood.planning import drawing as work,drawn
+    assert drawn(run.profile)['good']==(6,2,True,1.) and drawn(run.profile)['plain']==(6,2,True,0)
+    def of(x, rate): return sum(v for _,r,v in x if r==rate)
+    plain,far = work(6,2,True),work(6,2,True,1.)
+    assert (of(plain,'unet'),of(far,'unet'),of(plain,'decode'),of(far,'decode'))==(12,36,6,42)
+    assert sum(v for words,_,v in far if words=='images drawn')==6
 
 def test_a_setting_that_is_not_used_leaves_no_trace():
     assert 'guide' not in DecodedPool(source='class_names').model_dump(exclude_none=False)
