@@ -23,7 +23,7 @@ import pandas as pd
 import yaml
 import matplotlib.pyplot as plt
 from IPython.display import Markdown
-from scipy import stats
+from scipy import special,stats
 from .core import DreamError,atomic,find_root,load_json,nice,resolve,save_json,save_table
 from .settings import MADE,Pool
 from .study import Profile,load_profile
@@ -332,7 +332,7 @@ def above(d, bound=0.)->float:
     "The p value of a one-sided t test that the mean of `d` lies above a bound; NaN for one value."
     d = np.asarray(d, dtype=float)-bound
     if len(d)<2: return nan
-    return float(d[0]<=0) if np.ptp(d)==0 else float(stats.t.sf(d.mean()/stats.sem(d), len(d)-1))
+    return float(d[0]<=0) if np.ptp(d)==0 else float(special.stdtr(len(d)-1, -d.mean()/d.std(ddof=1)*len(d)**.5))
 
 def p_values(
     d,                    # (n,) paired differences in favour of the claim
