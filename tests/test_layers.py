@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 GROUND = ['core', 'plots', 'settings']
 METHOD = ['data', 'networks', 'foundation', 'latent_space', 'search', 'sampling', 'decoding', 'training', 'dream_id',
           'detectors', 'evaluation',
-          'classifier', 'nouns', 'own', 'handover']
+          'classifier', 'nouns', 'own', 'handover', 'vlm']
 
 def tree(module): return ast.parse((ROOT/'dream_ood'/f'{module}.py').read_text())
 
