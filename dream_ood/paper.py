@@ -483,7 +483,8 @@ def record_claim(
 # %% ../nbs/10_paper.ipynb #c5501f59
 KINDS = {'no outliers':'C7', 'made without a foundation':'C1', 'drawn without the learned space':'C2', 'Dream-OOD':'C3',
          'other class names':'C0', 'real outliers':'k'}
-LEARNED = {'knn','reference','gaussian','ncis','boundary','drift','inliers'}   # rules that start from embeddings of images
+# rules that start from embeddings of images
+LEARNED = {'knn','reference','gaussian','ncis','boundary','drift','inliers'}
 # of Dream-ID
 CONDITIONS = {'real':'k', 'real and inliers':'C3', 'real and class-name images':'C0', 'real, randaugment':'C1',
               'real, autoaugment':'C2', 'real, augmix':'C4', 'real, cutmix':'C5'}

@@ -12,7 +12,7 @@ from dream_ood.search import (Candidates,Noise,Space,boundary_points,extremes,fa
 
 D,N,K = 24,120,7
 PARAMS = dict(k=K, select=12, candidates=150, keep=2, sigma=.1, strength=[.35,.85], nouns=3, step=.05, extra=2.,
-              fit_steps=20)
+              fit_steps=3)
 
 def unit(n, seed, spread=.5): # n points of one class
     g = torch.Generator().manual_seed(seed)
