@@ -363,6 +363,7 @@ def t_test(
                 low=float(d.mean()-half), high=float(d.mean()+half), p=float(np.minimum(pro,con)),
                 side='the opposite' if con<pro else 'holds')
 
+# %% ../nbs/10_paper.ipynb #a11ce008
 def judged(
     tests:list,           # of one claim, as of `t_test`
     p='p',                # or 'p_holm': which p values
