@@ -196,8 +196,8 @@ def outside(
     "How far outside the classes the encoder sees a picture: what a guide raises."
     device = next(encoder.parameters()).device
     if how.by!='energy' and len(bank)<how.k:
-        raise DreamError(f'There are {len(bank)} training images, fewer than the {how.k} neighbours that the guide asks '
-                         'for: lower its k.')
+        raise DreamError(f'There are {len(bank)} training images, fewer than the {how.k} neighbours that the guide '
+                         'asks for: lower its k.')
     Γ,bank,encoder = F.normalize(anchors,dim=1).to(device),bank.to(device),encoder.requires_grad_(False).eval()
     def score(x):
         z = encoder(as_seen(x, fmt)); f = 0

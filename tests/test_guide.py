@@ -40,13 +40,14 @@ def drawing(pipe, guide=None, nouns=NOUNS, seeds=(1,2,3), steps=3, guidance=3.):
 
 def judged(made, x, by): # plainly: from bytes, by the library's own reading of them
     enc,Γ,bank = made
-    grey = torch.stack([torch.from_numpy(np.asarray(Image.fromarray(i.permute(1,2,0).numpy()).convert('L'))) for i in x])
+    grey = torch.stack([torch.from_numpy(np.array(Image.fromarray(i.permute(1,2,0).numpy()).convert('L')))
+                        for i in x])
     z,_ = embed(enc, ImageSet('x', grey[:,None].expand(-1,3,-1,-1).contiguous(), [0]*len(x), NOUNS), FMT)
     if by=='energy': return -((z@F.normalize(Γ,dim=1).T)/τ).exp().sum(1).log()
     return torch.cdist(z,bank).sort(1).values[:,4]/τ
 
-@pytest.mark.parametrize('solver,by', [('dpm','energy'),('dpm','knn'),('unipc','energy'),('ddim','knn'),('euler','energy'),
-                                       ('pndm','knn')])
+@pytest.mark.parametrize('solver,by', [('dpm','energy'),('dpm','knn'),('unipc','energy'),('ddim','knn'),
+                                       ('euler','energy'),('pndm','knn')])
 def test_guided_pictures_lie_further_outside(pipe, made, by, solver):
     use_solver(pipe, solver)
     plain,far = drawing(pipe, steps=4),drawing(pipe, steering(made, by=by, weight=30.), steps=4)
@@ -192,7 +193,8 @@ def test_a_plan_counts_the_steps_that_are_steered(run):
 def test_a_setting_that_is_not_used_leaves_no_trace():
     assert 'guide' not in DecodedPool(source='class_names').model_dump(exclude_none=False)
 
-@pytest.mark.parametrize('bad,words', [(dict(weight=-1.),'greater than or equal'), (dict(by='logit'),"'energy', 'knn' or"),
+@pytest.mark.parametrize('bad,words', [(dict(weight=-1.),'greater than or equal'),
+                                       (dict(by='logit'),"'energy', 'knn' or"),
                                        (dict(between=[.5,.5]),'the smaller first'), (dict(k=0),'greater than 0'),
                                        (dict(rho=1.),'Extra inputs')])
 def test_bad_settings_are_refused(bad, words):
