@@ -236,3 +236,10 @@ def test_latex_can_be_set():
               'All of `a_b`, in %: 1 ± 2.', 'mine')
     assert (r'\caption{All of \texttt{a\_b}, in \%: 1 $\pm$ 2.}' in t and t.count('{')==t.count('}')
             and not re.search(r'[^\x00-\x7f]', t) and r'a\_b \& c' in t and r'50\%' in t)
+
+def test_figures_of_later_papers_name_their_source():
+    t = pd.read_csv(ROOT/'nbs'/'paper'/'reported_later.csv', dtype=str)
+    assert list(t) == ['method','paper','arxiv','benchmark','backbone','fpr95','auroc','id_acc','where','note']
+    assert t[['method','paper','arxiv','benchmark','where','note']].notna().all().all()
+    figures = t[['fpr95','auroc','id_acc']].astype(float)
+    assert figures.notna().any(axis=1).all() and figures.stack().dropna().between(0,100).all()

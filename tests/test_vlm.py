@@ -8,7 +8,6 @@ from dream_ood.core import DreamError
 from dream_ood.data import ImageSet
 from dream_ood.evaluation import COLUMNS
 from dream_ood.vlm import *
-from dream_ood.vlm import Memory,parted
 
 NAMES = ['coat','boot','cat']
 T = .01
@@ -32,7 +31,7 @@ def clip(folder): return load_clip(str(folder), 'cpu')
 
 @pytest.fixture(scope='module')
 def case():
-    "Images near classes, and others near negative labels; the latter's directions are those of classes but turned."
+    "Images near classes, and others near negative labels."
     e,n = unit(3,8),unit(12,8,seed=1)
     at = torch.cat([e[torch.arange(20)%3],n[torch.arange(20)%12]])
     return F.normalize(at+.25*torch.randn(40,8,generator=torch.Generator().manual_seed(2)), dim=1),e,n
