@@ -64,7 +64,9 @@ def pool_title(p:Profile, pool:str)->tuple: # heading, and a sentence
                                                                 'foundation does not know your classes, '
             'and the outliers that start from them are less to the point. Another word in data.nouns may help.')
     words = {'knn':'dreamed at the edge of each class','drift':'dreamed on the way from a class to other things'}
-    said = words.get(rule.rule, f'by rule {rule.rule}') if rule else 'drawn from names of other things'
+    said = (words.get(rule.rule, f'by rule {rule.rule}') if rule
+            else f'drawn from names of {"the classes" if how.source=="class_names" else "other things"}')
+    if how.guide: said += ', steered out of the classes while they were drawn'
     users = [n for n,c in p.training.contenders.items() if pool in (c.outliers or '').split('+')]
     return f'Outliers {said}', f"Pool {pool}; shown to {' and '.join(users)}."
 
