@@ -105,7 +105,8 @@ def test_committed_notebook_is_light_and_has_no_error(notebook):
     shown = json.dumps([c.get('outputs', []) for c in cells(path)])
     assert not any(w in shown for w in (*OURS, str(ROOT))), 'a path of the machine it ran on'
     for c in cells(path):   # without the mark papermill would leave them as they are
-        if c.source.startswith('profile = ') or '\nruns = ' in c.source: assert 'parameters' in c.metadata.get('tags', []), c.source
+        if c.source.startswith('profile = ') or '\nruns = ' in c.source:
+            assert 'parameters' in c.metadata.get('tags', []), c.source
     pictures = [d for c in cells(path) for o in c.get('outputs', [])
                 for k, d in o.get('data', {}).items() if k.startswith('image/')]
     assert all(len(d)*3/4 < 200_000 for d in pictures), [round(len(d)*3/4000) for d in pictures]
