@@ -89,6 +89,45 @@ def test_studies_of_dreams(name, parameters, runs, tmp_path):
     cells(out)
     assert (runs/f'smoke_{name}'/'tables'/f'{name}.csv').stat().st_size > 0
 
+def test_where_seeds_differ(runs, tmp_path):
+    import pandas as pd
+    out, whole = tmp_path/'out.ipynb', Run.open(PROFILE, 0, runs)
+    for n in ('data','foundation','latent_space','sampling','decoding'):
+        for s in (0, 1): shutil.copytree(whole.stage(n).folder, tmp_path/'smoke'/f'seed{s}'/n)
+    few = dict(profile=PROFILE, dreams='knn', pools=[0], starts=[0, 1, 2], draws=2, runs=str(tmp_path))
+    execute_notebook('nbs/paper/variance.ipynb', out, **few)
+    cells(out)
+    table = tmp_path/'smoke'/'variance'/'variance.csv'
+    rows = pd.read_csv(table); assert not rows.duplicated(['start','pool','order','φ','remedy']).any()
+    rows.iloc[:-1].to_csv(table, index=False)       # killed before the last one: only that is trained, and alike
+    execute_notebook('nbs/paper/variance.ipynb', out, **few)
+    pd.testing.assert_frame_equal(pd.read_csv(table), rows)
+
+def test_later_methods(runs, tmp_path):
+    import pandas as pd, yaml
+    for seed, left in enumerate(('trouser','coat')):
+        d, later = small_profile(), read_profile(ROOT/f'profiles/mini_later_{left}.yaml')
+        d['name'] = f'smoke_later_{left}'
+        d['data']['classes'].remove(left)
+        d['data']['ood'][left] = later['data']['ood'][left] | dict(per_class=10)
+        d['sampling'] = dict(pools={n: q | dict(per_class=2, k=5) | ({'fit_steps': 2} if n == 'ncis' else {})
+                                    | ({'select': 10, 'candidates': 20} if 'candidates' in q else {})
+                                    for n, q in later['sampling']['pools'].items()})
+        d['decoding']['pools'] = {n: {k: v for k, v in q.items() if k != 'refuse'}
+                                  | ({'per_class': 2} if 'per_class' in q else {})
+                                  | ({'guide': q['guide'] | dict(k=5)} if 'guide' in q else {})
+                                  for n, q in later['decoding']['pools'].items()}
+        d['training']['contenders'] = later['training']['contenders']
+        d['evaluation'] |= {k: later['evaluation'].get(k) for k in ('every','methods')}
+        (tmp_path/f'{left}.yaml').write_text(yaml.safe_dump(d, sort_keys=False))
+        finish(Run.open(tmp_path/f'{left}.yaml', 0, runs), [n for n in STAGES if n != 'dream_id'])
+    out = tmp_path/'out.ipynb'
+    execute_notebook('nbs/paper/later.ipynb', out, studies=str(tmp_path/'{}.yaml'), held_out=['trouser','coat'],
+                     seeds=[0], home=str(tmp_path/'home'), runs=str(runs))
+    cells(out)
+    t = pd.read_csv(tmp_path/'home'/'tables'/'later, Energy.csv')
+    assert set(t.method) == set(d['training']['contenders']) and t['near FPR95'].notna().all()
+
 def test_finished_stages_skip_themselves(runs):
     stage = Run.open(PROFILE, 0, runs).stage('sampling')
     before = {f: f.stat().st_mtime_ns for f in stage.folder.rglob('*.safetensors')}
