@@ -93,8 +93,8 @@ def test_where_seeds_differ(runs, tmp_path):
     import pandas as pd
     out, whole = tmp_path/'out.ipynb', Run.open(PROFILE, 0, runs)
     for n in ('data','foundation','latent_space','sampling','decoding'):
-        for s in (0, 1): shutil.copytree(whole.stage(n).folder, tmp_path/'smoke'/f'seed{s}'/n)
-    few = dict(profile=PROFILE, dreams='knn', pools=[0], starts=[0, 1, 2], draws=2, runs=str(tmp_path))
+        shutil.copytree(whole.stage(n).folder, tmp_path/'smoke'/'seed0'/n)
+    few = dict(profile=PROFILE, dreams='knn', pools=[0], starts=[0, 1], draws=2, runs=str(tmp_path))
     execute_notebook('nbs/paper/variance.ipynb', out, **few)
     cells(out)
     table = tmp_path/'smoke'/'variance'/'variance.csv'
