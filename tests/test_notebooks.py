@@ -107,7 +107,7 @@ def test_later_methods(runs, tmp_path):
     import pandas as pd, yaml
     kept = ['cross-entropy','Dream-OOD','NCIS','GOOD, k-NN','FEVER-OOD','ASCOOD']
     for left in ('trouser','coat'):
-        d, later = small_profile(), read_profile(ROOT/f'profiles/mini_later_{left}.yaml')
+        d, later = small_profile(), read_profile(ROOT/f'profiles/mini_later/{left}.yaml')
         d['name'] = f'smoke_later_{left}'
         d['data']['classes'].remove(left)
         d['data']['ood'][left] = later['data']['ood'][left] | dict(per_class=10)
