@@ -394,6 +394,7 @@ def initial_noise(
     shape = (pipe.unet.config.in_channels, side, side)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
+# %% ../nbs/02_foundation.ipynb #7496ea92
 def generate(
     pipe,                 # foundation
     prompt_embeds,        # from `conditions`, or (B, L, d_text) from `encode`

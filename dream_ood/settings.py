@@ -229,6 +229,7 @@ class Guide(Section):
         if self.between[0]>=self.between[1]: raise ValueError('between is two shares, the smaller first')
         return self
 
+# %% ../nbs/00_settings.ipynb #e0339866
 class DecodedPool(Section):
     "One pool of decoded images, and where its conditioning comes from."
     source: Literal['sampling','class_names','other_names']

@@ -135,6 +135,7 @@ def backbone(self:Profile, contender:str)->str:
     "What a contender is a network of."
     return self.training.contenders[contender].backbone or self.training.backbone
 
+# %% ../nbs/00_study.ipynb #6885d6bc
 @patch
 def width(self:Profile, contender:str)->int|None:
     "How many features the last layer of a contender reads; None: as many as its network has."
