@@ -7,7 +7,7 @@ __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 
            'HEADS', 'BAR', 'Classified', 'project', 'at_home', 'numbers', 'one_row', 'home_of', 'shown', 'no_words',
            'made', 'reproduce', 'profile_of', 'source_of', 'classifier', 'Format', 'find_classifier', 'listed',
            'answers', 'pieces', 'as_columns', 'written', 'write_answers', 'predict', 'export', 'drift', 'demo', 'plan',
-           'rates', 'check', 'schema', 'execute', 'foundation', 'docs', 'readme', 'lock', 'record', 'slim',
+           'rates', 'check', 'schema', 'execute', 'rank', 'foundation', 'docs', 'readme', 'lock', 'record', 'slim',
            'check_project', 'sentence', 'main']
 
 # %% ../nbs/12_command_line.ipynb #b2000004
@@ -469,6 +469,12 @@ def execute(notebook:Annotated[str, typer.Argument(help='Its path.')],
     from dream_ood.workflow import end_with,execute_notebook
     if caller: end_with(caller)
     execute_notebook(notebook, output, **{k:yaml.safe_load(v) for k,v in (p.split('=',1) for p in parameters or [])})
+
+@app.command(hidden=True)
+def rank(folder:str, stage:str, contender:Annotated[str, typer.Argument()]=''):
+    "One of several processes that train together, see `dream_ood.stages.together`, which starts them."
+    from dream_ood.stages import launched
+    launched(folder, stage, contender)
 
 @app.command()
 def foundation(output:Annotated[str, typer.Option('--output', '-o', help='The folder to work in.')]='_foundation'):

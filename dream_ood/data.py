@@ -26,9 +26,10 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image,ImageDraw,ImageFont,ImageOps,UnidentifiedImageError
-from torch.utils.data import DataLoader,Dataset
+from torch.utils.data import BatchSampler,DataLoader,Dataset,RandomSampler,SequentialSampler
 from .core import (ASSETS,COMPILER,DreamError,atomic,digest,import_lightly,nice,resolve,save_table,seed_for,
                             sha256,walk)
+from .parallel import mine,ranks,shared
 from .settings import Data,ImageFormat,Source,share_of
 
 # %% ../nbs/01_data.ipynb #c08b6186
@@ -899,9 +900,10 @@ def shift_flip(x, pad:int, generator:torch.Generator)->torch.Tensor:
     """Each image of a batch `(B, c, H, W)` shifted by up to `pad` pixels over a black border, and mirrored half of
     the time."""
     B,_,H,W = x.shape
-    dy,dx = torch.randint(0,2*pad+1,(2,B,1),generator=generator)
+    n = B*ranks()[1]    # one batch, of which this may be a part
+    dy,dx = mine(torch.randint(0,2*pad+1,(2,n,1),generator=generator), 1)
     rows,cols = dy+torch.arange(H),dx+torch.arange(W)
-    cols = torch.where(torch.rand(B,1,generator=generator)<.5, cols.flip(1), cols)
+    cols = torch.where(mine(torch.rand(n,1,generator=generator))<.5, cols.flip(1), cols)
     b,rows,cols = (i.to(x.device) for i in (torch.arange(B)[:,None,None],rows[:,:,None],cols[:,None,:]))
     return F.pad(x,(pad,)*4)[b,:,rows,cols].permute(0,3,1,2)
 
@@ -948,16 +950,20 @@ def batches(
     # indices, also repeated ones; default: every image once. Takes no copy of the images
     order:torch.Tensor=None
 ): # yields x (B, 3, size, size) float, y (B,) on `device`
-    "Batches of a set; shuffled, augmented and without the last partial batch if a generator is given."
+    """Batches of a set; shuffled, augmented and without the last partial batch if a generator is given; then processes
+    that train together each get their part of a batch."""
     seed = 0 if generator is None else int(torch.randint(2**62,(1,),generator=generator))
     n = len(ds) if order is None else len(order)
+    batch_size = max(1, min(batch_size,n))
     held = torch.is_tensor(ds.images) or (isinstance(first := transform.item.transforms[0], v2.Resize)
                                           and ds.held([0], first.size[0]) is not None)
     if workers is None: workers = min(8, n//batch_size) if device!='cpu' and not held else 0
     if shuffle is None: shuffle = generator is not None
-    dl = DataLoader(Items(ds,transform.item,seed,order), batch_size, shuffle=shuffle, generator=generator,
-                    collate_fn=_as_is,
-                    drop_last=generator is not None and n>=batch_size, num_workers=workers, pin_memory=device!='cpu')
+    items = Items(ds, transform.item, seed, order)
+    sampler = BatchSampler(RandomSampler(items,generator=generator) if shuffle else SequentialSampler(items),
+                           batch_size, drop_last=generator is not None)
+    dl = DataLoader(items, batch_sampler=sampler if generator is None else shared(sampler), generator=generator,
+                    collate_fn=_as_is, num_workers=workers, pin_memory=device!='cpu')
     try:
         for x,y in dl: yield transform(x.to(device, non_blocking=True), generator), y.to(device, non_blocking=True)
     # a worker sends its traceback along

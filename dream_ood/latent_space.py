@@ -20,6 +20,7 @@ from .core import DreamError,atomic,default_device,generator,seed_for
 from .settings import ImageFormat,LatentSpace
 from .data import ImageSet,batches,eval_transform,train_transform
 from .networks import make_backbone
+from .parallel import alike,ranks,share_gradients,synced,total
 
 # %% ../nbs/03_latent_space.ipynb #5713d74a
 class Encoder(nn.Module):
@@ -73,12 +74,13 @@ def one_epoch(
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda): z = encoder(x)
         loss,cos = text_loss(z, y, anchors, τ, alignment)
-        optimizer.zero_grad(); loss.backward(); optimizer.step()
+        optimizer.zero_grad(); loss.backward(); share_gradients(encoder.parameters()); optimizer.step()
         loss_sum += loss.detach()*len(y); hits += (cos.argmax(1)==y).sum(); n += len(y)
     if not torch.isfinite(loss_sum):
         raise DreamError('Training of the encoder diverged (the loss is not a number): lower latent_space.lr in the '
                          'profile.')
-    return dict(loss=loss_sum.item()/n, accuracy=100*hits.item()/n)
+    loss_sum,hits,n = total(loss_sum, hits, n)
+    return dict(loss=loss_sum/n, accuracy=100*hits/n)
 
 # %% ../nbs/03_latent_space.ipynb #2211c42b
 @torch.no_grad()
@@ -115,7 +117,7 @@ def _resume(checkpoint, encoder, optimizer):
     return state['history']
 
 def _checkpoint(checkpoint, encoder, optimizer, history):
-    if checkpoint is None: return
+    if checkpoint is None or ranks()[0]: return
     with atomic(checkpoint) as p:
         torch.save(dict(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), history=history), p)
 
@@ -148,10 +150,11 @@ def train_encoder(
     device,epochs,steps = device or default_device(), epochs or cfg.epochs, max(1,len(train)//cfg.batch_size)
     encoder,anchors = make_encoder(cfg.backbone, anchors.shape[1], fmt.image_size, seed, device,
                                    cfg.weights),anchors.to(device)
+    alike(encoder); encoder = synced(encoder)
     optimizer = torch.optim.SGD(encoder.parameters(), lr=cfg.lr, momentum=0.9, nesterov=True,
                                 weight_decay=cfg.weight_decay)
     history = _resume(checkpoint, encoder, optimizer)
-    bar = tqdm(range(epochs), initial=len(history), desc='encoder', unit='epoch')
+    bar = tqdm(range(epochs), initial=len(history), desc='encoder', unit='epoch', disable=ranks()[0]>0)
     for epoch in range(len(history), epochs):
         rate = lambda step: learning_rate((epoch+step/steps)/epochs, cfg.lr)
         loader = batches(train, cfg.batch_size, train_transform(fmt),

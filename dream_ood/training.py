@@ -26,6 +26,7 @@ from .settings import MADE,Contender,Finetune,ImageFormat,Training
 from .data import ImageSet,batches,eval_transform,train_transform
 from .foundation import vae_roundtrip
 from .networks import Narrowed,channels_last,device_of,features,make_backbone,narrowed
+from .parallel import alike,means,ranks,share_gradients,synced
 from .latent_space import learning_rate
 
 # %% ../nbs/06_regularized_training.ipynb #f9bea654
@@ -501,11 +502,13 @@ def train_leg(
     for step,(x,y,out) in enumerate(loader):
         for g in optimizer.param_groups: g['lr'] = rate(step)
         loss,parts = regularised_loss(net, phi, x, y, out if made is None else made, β, T, λ)
-        optimizer.zero_grad(); loss.backward(); optimizer.step()
+        optimizer.zero_grad(); loss.backward()
+        share_gradients([p for g in optimizer.param_groups for p in g['params']])
+        optimizer.step()
         rows.append(dict(lr=rate(step), **parts))
         if after is not None: after(step)
         if bar is not None: bar.update()
-    rows = [{k:float(v) for k,v in r.items()} for r in rows]
+    rows = means([{k:float(v) for k,v in r.items()} for r in rows])
     if not np.isfinite(rows[-1]['ce']+rows[-1]['l_ood']):
         raise DreamError('Training of the classifier diverged (the loss is not a number): lower the learning rate or β '
                          'in the training section of the profile.')
@@ -525,6 +528,8 @@ def optimise(
     λ:float=0.         # see `regularised_loss`
 )->pd.DataFrame: # one row a step
     "Train `net` (and φ) by a plan, or finish an interrupted training."
+    net = synced(net)
+    alike(net, *([phi] if phi else []))
     optimizer = torch.optim.SGD([*net.parameters(), *(phi.parameters() if phi else [])], lr=plan.lr, momentum=0.9,
                                 nesterov=True, weight_decay=weight_decay)
     mean = AveragedModel(net, use_buffers=True) if plan.average else None
@@ -532,7 +537,7 @@ def optimise(
                  **{k:v for k,v in dict(phi=phi,made=made,mean=mean).items() if v is not None})
     rows = resume(checkpoint, parts)
     done = int(np.searchsorted(np.cumsum(plan.legs), len(rows), side='right')) if rows else 0
-    with tqdm(total=plan.steps, initial=len(rows), desc=desc, unit='step') as bar:
+    with tqdm(total=plan.steps, initial=len(rows), desc=desc, unit='step', disable=ranks()[0]>0) as bar:
         for leg in range(done, len(plan.legs)):
             first = len(rows)
             rate = lambda step: float(learning_rate((first+step)/plan.steps, plan.lr, plan.warmup))
@@ -541,7 +546,7 @@ def optimise(
             rows += train_leg(net, phi, optimizer, loader(leg), rate, plan.freeze, β, T, bar, made,
                               average if mean is not None else None, λ)
             bar.set_postfix({k:f"{np.mean([r[k] for r in rows[-50:]]):.3f}" for k in ('ce','l_ood','accuracy')})
-            if checkpoint is not None:
+            if checkpoint is not None and not ranks()[0]:
                 with atomic(checkpoint) as p: torch.save({k:v.state_dict() for k,v in parts.items()}|dict(rows=rows), p)
     if mean is not None: net.load_state_dict(mean.module.state_dict())
     return pd.DataFrame(rows)
