@@ -1,5 +1,5 @@
 "A run small enough for tests: eight images a class, a random foundation, dreams that are noisy copies."
-import os,pytest,torch
+import os,pytest,shutil,sys,tempfile,torch,warm
 from pathlib import Path
 from PIL import Image
 from dream_ood.data import id_set
@@ -12,6 +12,19 @@ from dream_ood.stages import run_training
 ROOT = Path(__file__).parent.parent
 HEAVY = ['test_notebooks','test_workflow','test_paper','test_plan','test_classifier','test_pages_of_less',
          'test_website','test_explorer']
+
+def pytest_configure(config):
+    "Processes of tests begin warm; one server is enough for all workers (where the system can fork)."
+    if 'PYTEST_XDIST_WORKER' not in os.environ and hasattr(os, 'pidfd_open'):
+        config.warm_folder = tempfile.mkdtemp(prefix='warm-')
+        os.environ['WARM_PYTHON'],config.warm_server = warm.start(Path(config.warm_folder))
+    sys.executable = os.environ.get('WARM_PYTHON', sys.executable)
+
+def pytest_unconfigure(config):
+    sys.executable = warm.COLD
+    if hasattr(config, 'warm_server'):
+        config.warm_server.stdin.close(); config.warm_server.wait()
+        shutil.rmtree(config.warm_folder, ignore_errors=True)
 
 def pytest_collection_modifyitems(items):
     "What takes minutes comes first, so that no worker waits for it at the end."
