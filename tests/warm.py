@@ -20,11 +20,14 @@ except OSError: cold()
 asked = marshal.dumps((sys.argv, os.getcwd(), dict(os.environb)))
 socket.send_fds(s, [len(asked).to_bytes(4, 'big')], [0, 1, 2])
 s.sendall(asked)
-pid, parent = int.from_bytes(s.recv(4), 'big'), os.getppid()
+def told():
+    if len(n := s.recv(4)) < 4: sys.exit('The server of warm processes is gone.')
+    return int.from_bytes(n, 'big', signed=True)
+pid, parent = told(), os.getppid()
 for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(n, lambda n, _: os.kill(pid, n))
 if 'JPY_PARENT_PID' in os.environ: s.settimeout(1)     # a kernel ends with what started it
 while True:
-    try: code = int.from_bytes(s.recv(4), 'big', signed=True); break
+    try: code = told(); break
     except TimeoutError:
         if os.getppid() != parent: sys.exit(1)
 if code < 0:
@@ -99,8 +102,13 @@ def received(c):
     "What a client asks for."
     n, files, *_ = socket.recv_fds(c, 4, 3)
     n, data = int.from_bytes(n, 'big'), b''
-    while len(data) < n: data += c.recv(n-len(data))
-    return *marshal.loads(data), files
+    while len(data) < n:
+        if not (more := c.recv(n-len(data))): break     # the client was killed
+        data += more
+    return *(marshal.loads(data) if len(data) == n > 0 else (None,)*3), files
+
+def tell(c, n):
+    with contextlib.suppress(OSError): c.sendall(n.to_bytes(4, 'big', signed=True))     # unless the client was killed
 
 def serve(path):
     "Fork a process for each client; import what it needs when the first one comes."
@@ -115,21 +123,22 @@ def serve(path):
                 c, _ = listening.accept()
                 if not loaded: preload(); loaded = True
                 *asked, files = received(c)
-                if pid := os.fork():
-                    c.sendall(pid.to_bytes(4, 'big'))
+                if asked[0] is None: c.close()
+                elif pid := os.fork():
                     for f in files: os.close(f)
                     looked.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, c))
+                    tell(c, pid)
                 else:
                     os.setsid(); listening.close(); looked.close()
                     fcntl.fcntl(c, fcntl.F_SETOWN, os.getpid())      # its client's end sends SIGIO, which ends it
                     fcntl.fcntl(c, fcntl.F_SETFL, fcntl.fcntl(c, fcntl.F_GETFL) | os.O_ASYNC)
+                    with contextlib.suppress(BlockingIOError):
+                        if not c.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT): os._exit(1)    # it has ended already
                     leave(become(*asked, files))
             else:
                 pid, c = key.data
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 looked.unregister(key.fileobj); os.close(key.fileobj)
-                try: c.sendall(code.to_bytes(4, 'big', signed=True))
-                except OSError: pass                    # the client was killed
-                c.close()
+                tell(c, code); c.close()
 
 if __name__ == '__main__': serve(sys.argv[1])
