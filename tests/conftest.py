@@ -4,8 +4,8 @@ from pathlib import Path
 # The library is imported where it is used: the process that shares out the tests has no use for it.
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ['test_notebooks','test_workflow','test_paper','test_plan','test_classifier','test_pages_of_less',
-         'test_website','test_explorer']
+HEAVY = ['test_notebooks','test_paper','test_website','test_workflow','test_pages_of_less','test_plan',
+         'test_classifier','test_decoding','test_own','test_handover','test_explorer']
 
 def pytest_configure(config):
     "Processes of tests begin warm; one server is enough for all workers (where the system can fork)."
