@@ -49,7 +49,7 @@ def execute_notebook(
         try: papermill.execute_notebook(
             str(notebook), str(output), parameters=parameters, cwd=os.getcwd(), kernel_name='python3',
             progress_bar=dict(desc=name), stderr_file=sys.stderr,
-            kernel_manager_class=runtime_sockets(), startup_timeout=600,
+            kernel_manager_class=runtime_sockets(), start_timeout=600,
             # a kernel told to stop reports its own end as an error
             extra_arguments=[f'--IPKernelApp.exec_lines={BRIEF}','--log-level=CRITICAL'])
         except papermill.PapermillExecutionError as e:

@@ -1,17 +1,24 @@
 "A run small enough for tests: eight images a class, a random foundation, dreams that are noisy copies."
-import os,pytest,torch
+import os,pytest,shutil,sys,tempfile,warm
 from pathlib import Path
-from PIL import Image
-from dream_ood.data import id_set
-from dream_ood.foundation import tiny_pipeline
-from dream_ood.core import save_json
-from dream_ood.study import Profile,load_profile
-from dream_ood.runs import Run
-from dream_ood.stages import run_training
+# The library is imported where it is used: the process that shares out the tests has no use for it.
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ['test_notebooks','test_workflow','test_paper','test_plan','test_classifier','test_pages_of_less',
-         'test_website','test_explorer']
+HEAVY = ['test_notebooks','test_paper','test_website','test_workflow','test_pages_of_less','test_plan',
+         'test_classifier','test_decoding','test_own','test_handover','test_explorer']
+
+def pytest_configure(config):
+    "Processes of tests begin warm; one server is enough for all workers (where the system can fork)."
+    if 'PYTEST_XDIST_WORKER' not in os.environ and hasattr(os, 'pidfd_open'):
+        config.warm_folder = tempfile.mkdtemp(prefix='warm-')
+        os.environ['WARM_PYTHON'],config.warm_server = warm.start(Path(config.warm_folder))
+    sys.executable = os.environ.get('WARM_PYTHON', sys.executable)
+
+def pytest_unconfigure(config):
+    sys.executable = warm.COLD
+    if hasattr(config, 'warm_server'):
+        config.warm_server.stdin.close(); config.warm_server.wait()
+        shutil.rmtree(config.warm_folder, ignore_errors=True)
 
 def pytest_collection_modifyitems(items):
     "What takes minutes comes first, so that no worker waits for it at the end."
@@ -19,6 +26,7 @@ def pytest_collection_modifyitems(items):
 
 def tiny_profile(foundation, **sections):
     "The mini profile with eight images a class, a random foundation, and trainings of a few steps."
+    from dream_ood.study import Profile,load_profile
     d = load_profile(ROOT/'profiles'/'mini.yaml').model_dump()
     for s in ('train','validation','test'): d['data'][s]['per_class'] = 8
     for s in ('wide','validation_outliers'): d['data'][s]['per_class'] = 1
@@ -36,6 +44,10 @@ def tiny_profile(foundation, **sections):
 
 def with_dreams(run):
     "The stages before training, done: their images are noisy copies of the training images."
+    import torch
+    from PIL import Image
+    from dream_ood.core import save_json
+    from dream_ood.data import id_set
     g,train = torch.Generator().manual_seed(0),id_set(run.profile.data,'train')
     for name in ('data','foundation','latent_space','sampling','decoding'):
         s = run.stage(name).begin()
@@ -54,12 +66,15 @@ def reduced_images(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def foundation(tmp_path_factory):
+    from dream_ood.foundation import tiny_pipeline
     f = tmp_path_factory.mktemp('foundation')/'tiny'
     tiny_pipeline().save_pretrained(f)
     return f
 
 @pytest.fixture(scope='session')
 def trained(foundation, tmp_path_factory):
+    from dream_ood.runs import Run
+    from dream_ood.stages import run_training
     run = with_dreams(Run.open(tiny_profile(foundation), 0, tmp_path_factory.mktemp('runs')))
     run_training(run)
     return run

@@ -256,14 +256,13 @@ def test_a_distilled_model_keeps_its_solver():
     with pytest.raises(DreamError, match='distilled for LCMScheduler'): use_solver(pipe,'pndm')
 
 def test_solvers_agree_where_steps_are_many(saved):
-    p = changed(model=str(saved)); z = torch.randn(4,32,generator=torch.Generator().manual_seed(0))
+    p = changed(model=str(saved)); z = torch.randn(1,32,generator=torch.Generator().manual_seed(0))
     pipe = foundation_of(p)
     def drawn(solver, seed=1):
-        return generate(use_solver(pipe,solver), conditions(pipe,p.foundation.prompt,z), [seed,2,3,4], 200,
-                        1.5, 32).float()
+        return generate(use_solver(pipe,solver), conditions(pipe,p.foundation.prompt,z), [seed], 50, 1.5, 32).float()
     truth = drawn('dpm')
-    other = (drawn('dpm',9)-truth)[0].square().mean().sqrt()      # another seed, on whose scale images differ
-    for s in SOLVERS: assert (drawn(s)-truth).square().mean((1,2,3)).sqrt()[0]<other/4, s
+    other = (drawn('dpm',9)-truth).square().mean().sqrt()         # another seed, on whose scale images differ
+    for s in SOLVERS: assert (drawn(s)-truth).square().mean().sqrt()<other/10, s
 
 def test_modules_are_compiled_where_it_is_asked_for(foundation):
     study = yaml.safe_load(MINI.read_text())

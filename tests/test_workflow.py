@@ -7,6 +7,7 @@ import nbformat, pytest, torch, yaml
 from dream_ood.core import load_json, save_json
 from dream_ood.runs import NOTEBOOKS, Run, STAGES
 from dream_ood.study import load_profile, only
+from warm import COLD
 
 ROOT = Path(__file__).parent.parent
 # without a name: a base of others
@@ -189,8 +190,7 @@ def calling(folder, seeds='0'):
         doc.cells[-1], doc.cells[-2] = doc.cells[-2], doc.cells[-1]
         doc.cells[1].source = 'from pathlib import Path\n' + doc.cells[1].source
         nbformat.write(doc, nb)
-    p = subprocess.Popen([sys.executable, '-m', 'dream_ood', 'reproduce', '-p', 'profiles/smoke.yaml', '-s',
-                          seeds], cwd=folder,
+    p = subprocess.Popen([COLD, '-m', 'dream_ood', 'reproduce', '-p', 'profiles/smoke.yaml', '-s', seeds], cwd=folder,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     try:
         for _ in range(600):
