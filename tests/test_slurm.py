@@ -82,3 +82,11 @@ def test_a_job_that_fails_is_tried_again_then_told_with_its_notebook(project):
     first, again = done[:2]
     assert (first['gpus'], first['cpus']) == (1, 3) and again['mb'] == 2*first['mb'] > 4000
     assert load_json(run.stage('dream_id')/'r.json')['threads'] == 3
+
+def test_the_profile_of_a_cluster_names_options_of_snakemake_and_rules_of_ours():
+    import yaml
+    from snakemake.cli import get_argument_parser
+    profile = yaml.safe_load((ROOT/'workflow'/'profiles'/'slurm'/'config.yaml').read_text())
+    known = {o for a in get_argument_parser()._actions for o in a.option_strings}
+    assert {f'--{k}' for k in profile} <= known
+    assert {*profile['set-resources'], *profile['set-threads']} <= {*STAGES, 'shard'}
