@@ -107,7 +107,7 @@ def reproduce(ctx:typer.Context,
     - `dream-ood reproduce` (the bundled study, three seeds)
     - `dream-ood reproduce -p profiles/mine.yaml -s 0 --row Dream-OOD`
     - `dream-ood reproduce -t paper` (every table and figure of the paper)
-    - `dream-ood reproduce -p profiles/imagenet100.yaml --shards 8 -- --executor slurm --jobs 20` (Snakemake's options)
+    - `dream-ood reproduce -p profiles/imagenet100.yaml --shards 8 -- --workflow-profile workflow/profiles/slurm` (Snakemake's options)
     """
     from dream_ood.core import DreamError
     from dream_ood.study import load_profile

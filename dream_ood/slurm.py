@@ -188,8 +188,9 @@ def reproduced(profile, seed:int, runs, *more, env=None, shards=1):
     if r.returncode: raise DreamError(f'That run failed, with exit code {r.returncode} (see above).')
 
 # %% ../nbs/13_slurm.ipynb #51a0000c
-ASIDE = ['--executor','slurm','--jobs',8,'--retries',2,'--latency-wait',60,'--seconds-between-status-checks',2,
-         '--slurm-no-account','--slurm-status-command','squeue','--slurm-init-seconds-before-status-checks',2]
+ASIDE = ['--executor','slurm','--jobs',8,'--cores',64,   # no job asks for more: the limit would be this machine's
+         '--retries',2,'--latency-wait',60,'--seconds-between-status-checks',2,'--slurm-no-account',
+         '--slurm-status-command','squeue','--slurm-init-seconds-before-status-checks',2]
 
 def check_slurm(
     profile='profiles/smoke.yaml',
