@@ -1,5 +1,5 @@
 # Sets up .venv and calls the command line, `.venv/bin/dream-ood`:
-# make reproduce | classifier | plan | rates | test | docs | lab | foundation | check | readme | record | lock |
+# make reproduce | classifier | plan | rates | slurm | test | docs | lab | foundation | check | readme | record | lock |
 #      package | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table            IMAGES=photos/shop   a folder, for make classifier
@@ -26,13 +26,14 @@ BIN   := .venv/bin
 PIP   := $(BIN)/python -m pip install --disable-pip-version-check $(if $(LOCK),--constraint '$(LOCK)')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help reproduce classifier plan rates test docs lab foundation check readme record lock package clean
+.PHONY: help reproduce classifier plan rates slurm test docs lab foundation check readme record lock package clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
 	@echo "make reproduce TARGET=paper   every table and figure of the paper, from PROFILE (hours)"
 	@echo "make classifier  from a folder of images to a classifier that may refuse: IMAGES=photos/shop, or PROFILE=profiles/mine.yaml"
 	@echo "make plan        what PROFILE would take: what is missing, the graph, images, disk and hours; computes nothing"
 	@echo "make rates       measure on this machine how long the pieces of PROFILE take, for make plan (AGAIN=1: anew; TARGET=paper)"
+	@echo "make slurm       run PROFILE through a Slurm of this machine, cancel a job, and compare with a run without"
 	@echo "make test        run every notebook and every test"
 	@echo "make docs        build the website into _docs/"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -67,6 +68,11 @@ plan: $(READY)
 
 rates: $(READY)
 	@dream-ood rates --profile '$(PROFILE)' --target '$(TARGET)' $(if $(AGAIN),--again)
+
+slurm: $(READY)
+	@echo "== Through a Slurm of this machine: $(PROFILE)"
+	@$(PIP) --quiet --no-build-isolation --editable '.[slurm]'
+	@dream-ood project slurm --profile '$(PROFILE)'
 
 test: $(READY)
 	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"

@@ -7,8 +7,8 @@ __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 
            'HEADS', 'BAR', 'Classified', 'project', 'at_home', 'numbers', 'one_row', 'home_of', 'shown', 'no_words',
            'made', 'reproduce', 'profile_of', 'source_of', 'classifier', 'Format', 'find_classifier', 'listed',
            'answers', 'pieces', 'as_columns', 'written', 'write_answers', 'predict', 'export', 'drift', 'demo', 'plan',
-           'rates', 'check', 'schema', 'execute', 'rank', 'foundation', 'docs', 'readme', 'lock', 'record', 'slim',
-           'check_project', 'sentence', 'main']
+           'rates', 'check', 'schema', 'execute', 'rank', 'foundation', 'docs', 'readme', 'lock', 'record', 'slurm',
+           'slim', 'check_project', 'sentence', 'main']
 
 # %% ../nbs/12_command_line.ipynb #b2000004
 import atexit,gc,os,re,sys,time
@@ -107,7 +107,7 @@ def reproduce(ctx:typer.Context,
     - `dream-ood reproduce` (the bundled study, three seeds)
     - `dream-ood reproduce -p profiles/mine.yaml -s 0 --row Dream-OOD`
     - `dream-ood reproduce -t paper` (every table and figure of the paper)
-    - `dream-ood reproduce -p profiles/imagenet100.yaml --shards 8 -- --executor slurm --jobs 20` (Snakemake's options)
+    - `dream-ood reproduce -p profiles/imagenet100.yaml --shards 8 -- --workflow-profile workflow/profiles/slurm` (Snakemake's options)
     """
     from dream_ood.core import DreamError
     from dream_ood.study import load_profile
@@ -516,6 +516,17 @@ def record(runs:Runs=RUNS, target:Target=TABLE1):
     from dream_ood.project import record_runs
     at_home()
     record_runs(runs, target)
+
+@project.command()
+def slurm(profile:Profile=MINI,
+          shards:Annotated[int, typer.Option(help='In how many jobs the images are drawn.', min=1)]=4,
+          runs:Runs=f'{RUNS}/slurm'):
+    """Run a study through a Slurm of this machine, cancel a job, and compare with a run without.
+
+    Example: `dream-ood project slurm -p profiles/smoke.yaml`
+    """
+    from dream_ood.slurm import check_slurm
+    check_slurm(profile, shards=shards, runs=runs)
 
 @project.command()
 def slim(notebooks:Annotated[list[str], typer.Argument(help='Paths of executed notebooks.')]):

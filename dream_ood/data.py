@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['SMALL', 'KEPT', 'HUGE', 'HEIF', 'PHOTOGRAPHS', 'TEXTURES', 'SYMBOLS', 'FONTS', 'FASHION', 'PHOTO_SUFFIXES', 'MAGIC',
            'TWO', 'DATASETS', 'ROOM', 'IN_MEMORY', 'UNUSED', 'VERSION', 'READERS', 'checked_images', 'checked_labels',
-           'Kept', 'ImageSet', 'NoScale', 'eight_bits', 'smaller', 'as_shown', 'flat', 'as_tensor', 'opened', 'picture',
-           'read_image', 'on_square', 'geometry', 'read_sheet', 'fit', 'crops', 'symbols', 'made', 'absent',
-           'is_picture', 'hidden', 'Listed', 'list_folder', 'a_few', 'left_out', 'examined', 'FolderIndex',
-           'near_copies', 'copies_of', 'cache_folder', 'folder_index', 'is_indexed', 'cannot_be_read', 'load_images',
-           'copies_said', 'look_through', 'id_set', 'ood_sets', 'shift_sets', 'bare', 'class_words', 'unlike_classes',
-           'validation_outliers', 'wide_set', 'pool_set', 'Transform', 'shift_flip', 'eval_transform',
-           'train_transform', 'Items', 'batches', 'published', 'leaks']
+           'Kept', 'ImageSet', 'NoScale', 'eight_bits', 'smaller', 'as_shown', 'flat', 'as_tensor', 'opened', 'Packed',
+           'write_shard', 'in_shards', 'picture', 'read_image', 'on_square', 'geometry', 'read_sheet', 'fit', 'crops',
+           'symbols', 'made', 'absent', 'is_picture', 'hidden', 'Listed', 'list_folder', 'a_few', 'left_out',
+           'examined', 'FolderIndex', 'near_copies', 'copies_of', 'cache_folder', 'folder_index', 'is_indexed',
+           'cannot_be_read', 'load_images', 'copies_said', 'look_through', 'id_set', 'ood_sets', 'shift_sets', 'bare',
+           'class_words', 'unlike_classes', 'validation_outliers', 'wide_set', 'pool_set', 'Transform', 'shift_flip',
+           'eval_transform', 'train_transform', 'Items', 'batches', 'published', 'leaks']
 
 # %% ../nbs/01_data.ipynb #c08b6185
-import csv,gzip,hashlib,math,os,re,stat,struct,threading,time
+import csv,gzip,hashlib,json,math,os,re,stat,struct,tarfile,threading,time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext,suppress
 from functools import lru_cache,partial
@@ -122,7 +122,7 @@ def at(self:ImageSet, i, size:int):
     photographs take long to read."""
     if (x := self.held(i, size)) is not None: return x.expand(3,-1,-1)
     f = self.images[i]
-    if size>SMALL or not (isinstance(f, Path) and f.is_file()): return geometry(size, self.whole)(self[i][0])
+    if size>SMALL or not (isinstance(f, (Path,Packed)) and f.is_file()): return geometry(size, self.whole)(self[i][0])
     key = f,size,self.greyscale,self.whole,f.stat().st_mtime_ns
     if key not in KEPT: KEPT[key] = geometry(size, self.whole)(self[i][0]).clone()
     return KEPT[key]
@@ -206,6 +206,53 @@ def opened(
         raise Image.DecompressionBombError(f'{i.width} x {i.height} pixels')
     return i
 
+# %% ../nbs/01_data.ipynb #5a1d0002
+class Packed(NamedTuple):
+    "An image inside a tar file; where a path is read, this is, too."
+    tar:Path
+    offset:int
+    size:int
+    file:str  # its name in the pool
+    def __str__(self): return f'{self.tar}/{self.file}'
+    def is_file(self): return self.tar.is_file()
+    def stat(self): return self.tar.stat()
+    def relative_to(self, folder): return Path(self.file)
+    def read_bytes(self):
+        with open(self.tar,'rb') as f:
+            f.seek(self.offset)
+            return f.read(self.size)
+
+def write_shard(
+    path,  # of the tar file
+    images # (key, bytes of a PNG, what is known of it) of each; `file` among it
+)->dict: # file -> Packed
+    "Write a shard of WebDataset's, whole or not at all; the same images make the same bytes."
+    def add(tar, name, data):
+        t = tarfile.TarInfo(name); t.size,t.mode = len(data),0o644
+        at = tar.offset+512
+        tar.addfile(t, BytesIO(data))
+        return at
+    found = {}
+    with atomic(path) as p, tarfile.open(p, 'w', format=tarfile.USTAR_FORMAT) as tar:
+        for key,png,about in images:
+            found[about['file']] = Packed(Path(path), add(tar, f'{key}.png', png), len(png), about['file'])
+            add(tar, f'{key}.json', json.dumps(about, ensure_ascii=False, default=str).encode())
+    return found
+
+def in_shards(folder)->dict: # file -> Packed; of two of a name the newer
+    "What the tar files of a folder hold. A damaged one holds what stands before the damage."
+    found = {}
+    shards = [f for f in Path(folder).glob('*.tar') if f.name[0]!='.']
+    for f in sorted(shards, key=lambda f: (f.stat().st_mtime_ns,f.name)):
+        png = None
+        with suppress(tarfile.TarError,OSError,EOFError,ValueError,KeyError), tarfile.open(f,'r:') as tar:
+            for t in tar:
+                if t.name.endswith('.png'): png = t
+                elif png and t.name==png.name[:-3]+'json':
+                    name = json.load(tar.extractfile(t))['file']
+                    found[name] = Packed(f, png.offset_data, png.size, name)
+    return found
+
 # %% ../nbs/01_data.ipynb #26d4a6bb
 def picture(
     path,
@@ -214,15 +261,16 @@ def picture(
     "An image file; raises DreamError if it is not one."
     try:
         if data is None:
-            if not Path(path).is_file(): raise FileNotFoundError   # nor a pipe, which would be waited for
-            data = Path(path).read_bytes()
+            f = path if isinstance(path, Packed) else Path(path)
+            if not f.is_file(): raise FileNotFoundError   # nor a pipe, which would be waited for
+            data = f.read_bytes()
         with opened(data) as i, _huge if i.width*i.height>HUGE else nullcontext():
             shown = as_shown(i); shown.load()
             return shown
     except (OSError,EOFError,UnidentifiedImageError,Image.DecompressionBombError,SyntaxError,ValueError,TypeError,
             LookupError,struct.error,MemoryError) as e:
         why = str(e) if isinstance(e, NoScale) else type(e).__name__
-        raise DreamError(f'{nice(path)!r} cannot be read as an image ({why}): replace or remove it.') from None
+        raise DreamError(f'{nice(str(path))!r} cannot be read as an image ({why}): replace or remove it.') from None
 
 def read_image(path, greyscale=False)->torch.Tensor: # uint8 (3, H, W)
     "Read an image file; raises DreamError if it is not one."
@@ -875,8 +923,11 @@ def wide_set(d:Data)->ImageSet:
     return unlike_classes(load_images('wide', d.wide, d), d)
 
 def pool_set(folder, classes:list, greyscale=False)->ImageSet:
-    "Pictures in a folder, one subfolder a class (or noun); labels index `classes`, -1 for other names."
-    files,names = _folder(Source(kind='folder', path=str(folder)))
+    "Pictures in a folder, one subfolder a class (or noun), or in tar shards; labels index `classes`, -1: other names."
+    if any(Path(folder).glob('*.tar')):
+        files = sorted(in_shards(folder).values(), key=lambda f: Path(f.file))
+        names = [f.file.split('/')[0] for f in files]
+    else: files,names = _folder(Source(kind='folder', path=str(folder)))
     cs = list(classes)
     return ImageSet(Path(folder).name, files, [cs.index(n) if n in cs else -1 for n in names], cs, greyscale=greyscale)
 

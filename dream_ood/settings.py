@@ -255,6 +255,9 @@ class Decoding(Section):
     safety_checker: bool|None = optional()         # default: the model's, if it brings one; false: none
     # side of the drawn images in pixels, before they are resized to data.image_size; default: the model's
     size: Positive|None = optional()
+    # how pools lie on disk: a file for each image, or tar shards of many (WebDataset); default: files
+    format: Literal['files','webdataset']|None = optional()
+    per_shard: Positive|None = optional()          # images in a tar shard; default: 1000
     pools: dict[str,DecodedPool] = {}
 
 # %% ../nbs/00_settings.ipynb #900a2f04

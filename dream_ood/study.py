@@ -142,6 +142,11 @@ def width(self:Profile, contender:str)->int|None:
     fever = self.training.contenders[contender].fever
     return fever.width if fever else None
 
+@patch(as_prop=True)
+def small(self:Profile)->bool:
+    "Is it of miniature pictures, so that a CPU will do?"
+    return self.foundation.model=='bundled'
+
 @patch
 def rule(self:Profile, pool:str)->Pool|None:
     "How the embeddings of a decoded pool were sampled; None if it is made from words."

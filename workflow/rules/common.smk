@@ -1,5 +1,6 @@
-# What the rules of ../Snakefile ask: which study, which marks, how many cores.
+# What the rules of ../Snakefile ask: which study, which marks, how many cores, and what a cluster is asked for.
 import os, sys
+from functools import cache
 from pathlib import Path
 import torch
 from dream_ood.core import resolve
@@ -12,7 +13,6 @@ KIND, _, ONE = config.get('target', 'table1').partition('/')
 SEEDS   = [int(s) for s in str(config.get('seeds', '0,1,2')).split(',')]
 RUNS    = config.get('runs', '_runs')
 SHARDS  = int(config.get('shards', 1))
-STAGE   = {notebook: stage for stage, notebook in NOTEBOOKS.items()}
 
 study = load_profile(PROFILE)
 HOME, PAGES, STUDIES, PROFILES = f'{RUNS}/{study.name}', {}, {'': study}, {study.name: str(resolve(PROFILE))}
@@ -34,25 +34,53 @@ if workflow.is_main_process:
 
 # The first seed has every core, so that its table comes soon. The others then run beside one another on their share, as
 # do all seeds of the paper's studies: much of a notebook (its imports, its pictures) keeps one core busy. A GPU is not
-# shared; on a cluster (--jobs) each job has a machine of its own. The first two stages are mostly one thread's work.
+# shared; on a cluster (--jobs) each job has a machine of its own, where the environment says what was granted. The first
+# two stages are mostly one thread's work.
 CLUSTER = workflow.resource_settings.nodes is not None
-CORES   = 8 if CLUSTER else workflow.cores or 8
+GRANTED = 0 if workflow.is_main_process else int(os.environ.get('SLURM_CPUS_PER_TASK', 0))
+CORES   = GRANTED or (8 if CLUSTER else workflow.cores or 8)
 BESIDE  = 1 if CLUSTER or torch.cuda.is_available() else max(1, min(len(STUDIES)*len(SEEDS) - 1, CORES))
 
-def share(w):
-    cores = CORES if int(w.seed) == SEEDS[0] and not PAGES else CORES//BESIDE
-    return max(1, min(cores, CORES//2) if STAGE[w.stage] in ('data', 'foundation') else cores)
+def share(stage, parts=1):
+    def threads(w):
+        if GRANTED: return GRANTED
+        cores = CORES if int(w.seed) == SEEDS[0] and not PAGES else CORES//BESIDE
+        return max(1, min(cores, CORES//2) if stage in ('data', 'foundation') else cores//(1 if CLUSTER else parts))
+    return threads
 
-def before(w): return [mark(w.study, w.seed, NOTEBOOKS[s]) for s in STAGES[STAGE[w.stage]][1]]
-def parts(w):
-    shards = range(SHARDS if SHARDS > 1 and STAGE[w.stage] == 'decoding' else 0)
-    return [mark(w.study, w.seed, f'{w.stage}-{i}') for i in shards]
+# What a job asks of a cluster, by `asks` of dream_ood.planning; when it is tried again, more time and memory. Machines
+# of one's own are not asked, and a job on its way knows already. A profile of Snakemake has the last word.
+PAGE = dict(gpu=0, mem_mb=16000, runtime=120)
+
+def named(name): return next(s for s in STUDIES.values() if s.name == name)
+
+@cache
+def estimate(name, stage, parts):
+    from dream_ood import planning
+    return planning.asks(named(name), stage, parts, planning.supposed(named(name), Run(named(name), SEEDS[0], RUNS)))
+
+def asks(stage, parts=1):
+    def ask(what):
+        def of(wildcards, attempt):
+            if not CLUSTER: return 0
+            name = getattr(wildcards, 'study', study.name)
+            if what == 'gpu': return int(stage != 'data' and not named(name).small)
+            return attempt*estimate(name, stage, parts)[what] if workflow.is_main_process else 0
+        return of
+    return {what: ask(what) for what in PAGE}
+
+def before(stage): return lambda w: [mark(w.study, w.seed, NOTEBOOKS[s]) for s in STAGES[stage][1]]
+def parts(stage):
+    shards = range(SHARDS if SHARDS > 1 and stage == 'decoding' else 0)
+    return lambda w: [mark(w.study, w.seed, f'{NOTEBOOKS[stage]}-{i}') for i in shards]
 
 FIRST = [f'{HOME}/seed{SEEDS[0]}/done/table1.md'] if KIND == 'table1' and len(SEEDS) > 1 else []
-def looked(w):
+def looked(stage):
     "The first seed is finished, and its table shown, before anything begins that this table does not need."
-    needed = int(w.seed) == SEEDS[0] and STAGE[w.stage] != 'dream_id'
-    return [] if needed or Path(mark(w.study, w.seed, w.stage)).exists() else FIRST
+    def table(w):
+        needed = int(w.seed) == SEEDS[0] and stage != 'dream_id'
+        return [] if needed or Path(mark(w.study, w.seed, NOTEBOOKS[stage])).exists() else FIRST
+    return table
 
 # What a classifier is made from: of one's own images no study is trained, and nothing dreamt unless dreams compete.
 UP_TO = with_upstream([] if study.own and not study.own.outliers else ['decoding' if study.own else 'evaluation'])
