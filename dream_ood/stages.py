@@ -153,7 +153,7 @@ def run_latent_space(run:Run):
     plt.close('all')
     stage.finish('encoder.safetensors','embeddings.safetensors','history.csv','history.png','anchor_cosines.png',
                  'embeddings.png')
-    (stage/'checkpoint.pt').unlink()
+    (stage/'checkpoint.pt').unlink(missing_ok=True)
 
 # %% ../nbs/04_sampling.ipynb #5a4e0001
 def run_sampling(run:Run):

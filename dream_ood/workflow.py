@@ -30,8 +30,8 @@ def own_kernels():
     from jupyter_client.kernelspec import KernelSpec,KernelSpecManager
     class Own(KernelSpecManager):
         def get_kernel_spec(self, name):
-            return KernelSpec(argv=[sys.executable,'-m','ipykernel_launcher','-f','{connection_file}'], language='python',
-                              display_name='Python 3')
+            argv = [sys.executable,'-m','ipykernel_launcher','-f','{connection_file}']
+            return KernelSpec(argv=argv, language='python', display_name='Python 3')
     class Sockets(AsyncKernelManager):
         def __init__(self, **kwargs):
             super().__init__(kernel_spec_manager=Own(), **kwargs)
@@ -41,8 +41,8 @@ def own_kernels():
 ROOM = 'There is no room to write {!r}: free some space and call it again; what is finished is kept.'
 SHUT = 'Cannot write {!r}: choose another folder or mend its permissions, and call it again.'
 NO_ROOM = {errno.ENOSPC:ROOM, errno.EDQUOT:ROOM, errno.EROFS:SHUT, errno.EACCES:SHUT}
-KILLED = ('Its kernel was killed. Often that is for want of memory: make batches smaller, or give it a machine with more, '
-          'and call it again.')
+KILLED = ('Its kernel was killed. Often that is for want of memory: make batches smaller, or give it a machine with '
+          'more, and call it again.')
 
 def execute_notebook(
     notebook,    # its path
