@@ -421,7 +421,8 @@ def clock(c:Campaign):
     first = place.call('--','--until','stage').end()
     call = place.call().end()
     same = table.exists() and table.stat().st_mtime_ns==before
-    c.record(began, ('clock: set back a day', 'evaluation.k is another; a call that ends before the table, then one that does not', call.said,
+    moment = 'evaluation.k is another; a call that ends before the table, then one that does not'
+    c.record(began, ('clock: set back a day', moment, call.said,
                      'a new table', ['the old table is shown']*same+[f'exit code {x.code}' for x in (first,call) if x.code]))
 
 # %% ../nbs/13_faults.ipynb #fa000024
