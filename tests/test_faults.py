@@ -139,7 +139,7 @@ for i, s in enumerate(stages):
     f.parent.mkdir(parents=True, exist_ok=True)
     print(f'== [{i+1} of {len(stages)}] Seed 0: {s}', flush=True)
     time.sleep(.05)
-    if not f.exists() or s != bad: f.write_text(s if not (s == bad and f.parent.joinpath('b').exists()) else 'lost')
+    f.write_text('lost' if s == bad and (f.parent/'b').exists() else s)
     (f.parent/'b').touch()
     p = f.with_name('provenance.json')
     outputs = {'a': dict(size=len(s))}
