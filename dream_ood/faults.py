@@ -321,7 +321,8 @@ def damaged(c:Campaign, turn:int=0):
     for i,(s,nb) in enumerate(NOTEBOOKS.items()):
         files = [f for f,o in load_json(place.stage(s)/'provenance.json')['outputs'].items() if o['size']>1]
         hit[f'{s}/{c.rng("damaged",turn,s).choice(sorted(files))}'] = HOW[(i+turn)%3],nb
-    if dreams := sorted(place.stage('decoding').glob('*/*/*.png')):
+    tables = {(seed/f).parent for f in hit}   # where the table is damaged, every picture is looked at, and none named
+    if dreams := sorted(f for f in place.stage('decoding').glob('*/*/*.png') if f.parents[1] not in tables):
         hit[str(c.rng('dream',turn).choice(dreams).relative_to(seed))] = HOW[0],NOTEBOOKS['decoding']
     for f,(how,_) in hit.items(): change(seed/f, how)
     call = place.call().end()

@@ -128,20 +128,21 @@ def withdraw(
     from dream_ood.runs import NOTEBOOKS
     for name,notebook in NOTEBOOKS.items():
         stage,marks = run.stage(name),[*(run.folder/'done').glob(f'{notebook}*.json')]
-        if stage.done and not (torn := lost_dreams(stage) if name=='decoding' else {}): continue
+        torn = lost_dreams(stage) if name=='decoding' else {}
+        if stage.done and not torn: continue
         for m in marks: m.unlink()
         if stage._read('provenance.json').get('key')!=stage.key: continue   # made from other inputs: begun anew
-        for f,what in (stage.damaged or torn).items():
+        for f,what in (stage.damaged|torn).items():
             print(f'{nice(stage/f)} {what}: {notebook} makes it again.', flush=True)
 
 def lost_dreams(
     stage # decoding
 )->dict: # file -> what has happened to it
     "Pictures that are not there, or not of the size that their table has: whoever trains on them would not know."
-    import pandas as pd
     from dream_ood.runs import harm
-    found = {}
-    for table in stage.folder.glob('*/metadata.parquet'):
+    found,bad = {},{stage/f for f in stage.damaged}
+    for table in {*stage.folder.glob('*/metadata.parquet')}-bad:
+        import pandas as pd
         for f,size in pd.read_parquet(table, columns=['file','bytes']).itertuples(index=False):
             path = table.parent/f
             if what := harm(path, dict(size=size)): found[str(path.relative_to(stage.folder))] = what

@@ -177,9 +177,9 @@ def test_a_graph_is_killed_as_often_as_asked_and_a_campaign_goes_on(tmp_path, pu
     assert (folder/'faults.csv').read_text().count('\n') == len(more)+1 and (folder/'faults.md').exists()
 
 def test_a_campaign_sees_other_bytes(tmp_path, puppet):
-    puppet[0] = 'sampling'                                             # a stage that loses work when it is killed
+    puppet[0] = 'data'                                                 # a stage that loses work when it is killed
     assert not run_campaign(tmp_path, SMOKE, kills=6, only=['killed'])
-    assert any('other bytes: seed0/sampling/a' in r['outcome'] for r in load_json(tmp_path/'rows.json'))
+    assert any('other bytes: seed0/data/a' in r['outcome'] for r in load_json(tmp_path/'rows.json'))
 
 def test_two_campaigns_in_one_folder_are_one_sentence(tmp_path):
     from filelock import FileLock
