@@ -69,7 +69,9 @@ def execute_notebook(
         except papermill.PapermillExecutionError as e:
             if e.ename=='DreamError': raise Mistake(e.evalue) from None
             raise
-        except DeadKernelError: raise Mistake(f'{Path(notebook).stem}: {KILLED}') from None
+        except RuntimeError as e:   # killed at work, or while it was starting
+            if not isinstance(e, DeadKernelError) and 'Kernel died' not in str(e): raise
+            raise Mistake(f'{Path(notebook).stem}: {KILLED}') from None
         except OSError as e:
             if e.errno in NO_ROOM: raise Mistake(NO_ROOM[e.errno].format(output)) from None
             raise
