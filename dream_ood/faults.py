@@ -423,8 +423,8 @@ def clock(c:Campaign):
     call = place.call().end()
     same = table.exists() and table.stat().st_mtime_ns==before
     moment = 'evaluation.k is another; a call that ends before the table, then one that does not'
-    c.record(began, ('clock: set back a day', moment, call.said,
-                     'a new table', ['the old table is shown']*same+[f'exit code {x.code}' for x in (first,call) if x.code]))
+    wrong = ['the old table is shown']*same+[f'exit code {x.code}' for x in (first,call) if x.code]
+    c.record(began, ('clock: set back a day', moment, call.said, 'a new table', wrong))
 
 # %% ../nbs/13_faults.ipynb #fa000024
 def two_calls(c:Campaign):
