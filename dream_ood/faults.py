@@ -518,10 +518,9 @@ def foreign_kernel(c:Campaign):
                      compared(call, c.calm)+['it was started']*(place/'started').exists()))
 
 # %% ../nbs/13_faults.ipynb #fa000027
-FAULTS = {'damaged':damaged,
-          'full disk':full_disk, 'read-only folder':read_only, 'read-only current folder':read_only_here, 'clock':clock,
-          'two calls':two_calls, 'machine rebooted':rebooted, 'number reused':number_reused, 'notebook fails':half_way,
-          'foreign kernel':foreign_kernel}
+FAULTS = {'foreign kernel':foreign_kernel, 'machine rebooted':rebooted, 'read-only current folder':read_only_here,
+          'read-only folder':read_only, 'two calls':two_calls, 'number reused':number_reused, 'clock':clock,
+          'damaged':damaged, 'notebook fails':half_way, 'full disk':full_disk}
 
 def undisturbed(c:Campaign):
     "The run that the others are compared to; how long it takes to begin, and for a notebook."
