@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['MARK', 'NOISE', 'TELL_WHEN', 'SAME', 'ROWS', 'VICTIMS', 'HOW', 'BREAK', 'FAULTS', 'small_study', 'short_notebook',
            'Place', 'Call', 'artifacts', 'differing', 'Skipped', 'Campaign', 'clocks', 'unmount', 'mount', 'clear',
-           'forget', 'ended', 'compared', 'role', 'at_work_on', 'strike', 'wait_for', 'killed', 'finished', 'change',
-           'damaged', 'kilobytes', 'full_disk', 'read_only', 'read_only_here', 'shifted', 'clock', 'two_calls',
-           'rebooted', 'same_number', 'number_reused', 'half_way', 'foreign_kernel', 'undisturbed', 'run_campaign']
+           'forget', 'ended', 'compared', 'role', 'at_work_on', 'strike', 'moment', 'wait_for', 'under_fire', 'killed',
+           'struck', 'finished', 'change', 'damaged', 'kilobytes', 'full_disk', 'read_only', 'read_only_here',
+           'shifted', 'clock', 'two_calls', 'rebooted', 'same_number', 'number_reused', 'half_way', 'foreign_kernel',
+           'undisturbed', 'run_campaign']
 
 # %% ../nbs/13_faults.ipynb #fa000004
 import os,random,re,resource,shutil,signal,subprocess,sys,tempfile,time
@@ -258,26 +259,38 @@ def strike(call:Call, victim:str, rng)->tuple: # who was killed; what was at wor
     return victim,work
 
 # %% ../nbs/13_faults.ipynb #fa000016
-def wait_for(call:Call, victim:str, delay:float)->bool: # is it still at work?
-    "Wait for a moment: for a job or kernel, counted from when the first is there."
-    def there(): return victim in ('call','all') or any(role(p)==victim for p in call.place.processes())
+def moment(c:Campaign, victim:str, rng)->tuple: # jobs that have to begin first; seconds after that
+    "When to strike: now and then before there is any job, else within a job, the first or the second of a call."
+    if victim in ('call','all') and rng.random()<.3: return 0,rng.uniform(0, c.timing['start'])
+    return rng.choice((1,1,2)),rng.uniform(0, c.timing['step'])
+
+def wait_for(call:Call, victim:str, jobs:int, delay:float)->bool: # is it still at work?
+    "Wait for a moment."
+    def there():
+        if len(call.begun)<jobs: return False
+        return victim in ('call','all') or any(role(p)==victim for p in call.place.processes())
     while call.code is None and not there(): time.sleep(.3)
     end = time.time()+delay
     while call.code is None and time.time()<end: time.sleep(.05)
     return call.code is None
 
-def killed(c:Campaign):
-    "Kill, go on, kill again."
-    step = c.timing['step']
+def under_fire(c:Campaign, n:int)->Place:
+    "The n-th graph that is killed: begun from nothing, or, as if it had been killed before, after some of its stages."
+    place = c.place(f'kills{n}')
+    if not (place/'settings.ini').exists():
+        k = c.rng('graph', n).randrange(len(STAGES)) if n else 0
+        place = c.copy(f'kills{n}', [*STAGES][k:])
+    return place
+
+def killed(c:Campaign, most:int=8):
+    "Kill, go on, kill again; after some kills of one graph let it end."
     while (i := len(c.done('killed')))<c.kills:
-        n = len(c.done('after kills'))
-        place = c.place(f'kills{n}')
-        if not (place/'settings.ini').exists(): place.furnish(c.notebooks)
+        place,began = under_fire(c, len(c.done('after kills'))),clocks()
+        if struck(c)>=most: finished(c, place.call().end(), began); continue
         rng = c.rng('kill', i); victim = rng.choice(VICTIMS)
-        longest = c.timing['start']+2*step if victim in ('call','all') else 1.5*step
-        delay,at_once = rng.uniform(0, longest),rng.random()<.5
-        began,call = clocks(),place.call()
-        if not wait_for(call, victim, delay): finished(c, call, began); continue
+        when,at_once = moment(c, victim, rng),rng.random()<.5
+        call = place.call()
+        if not wait_for(call, victim, *when): finished(c, call, began); continue
         victim,work = strike(call, victim, rng)
         after,wrong = time.time()-call.began,[]
         call.end()
@@ -291,13 +304,15 @@ def killed(c:Campaign):
         c.record(began, (f'killed: {victim}', f'{after:.0f} s after the call, at work: {work}; {left}', said,
                          f'goes on, and keeps {len(whole)} finished stages', wrong))
         c.save()
-    place = c.place(f"kills{len(c.done('after kills'))}")
-    if (place/'settings.ini').exists(): began = clocks(); finished(c, place.call().end(), began)
+    if struck(c): began = clocks(); finished(c, under_fire(c, len(c.done('after kills'))).call().end(), began)
+
+def struck(c:Campaign)->int:
+    "Kills of the present graph."
+    return len(c.done('killed'))-sum(int(r['moment'].split()[0]) for r in c.done('after kills'))
 
 def finished(c:Campaign, call:Call, began):
     "A graph under fire has come to its end (or has failed by itself, which it must not)."
-    struck = len(c.done('killed'))-sum(int(r['moment'].split()[0]) for r in c.done('after kills'))
-    c.record(began, ('after kills', f'{struck} kills of one graph', call.said, 'the bytes of the calm run',
+    c.record(began, ('after kills', f'{struck(c)} kills of one graph', call.said, 'the bytes of the calm run',
                      compared(call.end(), c.calm)))
     c.save()
     if c.rows[-1]['outcome']=='as expected': clear(call.place.folder)
@@ -469,7 +484,7 @@ def number_reused(c:Campaign):
     "A killed call's number goes to another process: its jobs must end all the same."
     place,began = c.copy('number', ['dream_id']),clocks()
     call = place.call()
-    wait_for(call, 'kernel', 1)
+    wait_for(call, 'kernel', 1, 1)
     call.process.kill(); call.process.wait()
     other = same_number(call.process.pid)
     left = ended(place, 60); other.kill(); other.wait()
