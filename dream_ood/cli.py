@@ -524,12 +524,14 @@ def faults(folder:Annotated[str, typer.Argument(help='For its places, its rows a
            turns:Annotated[int, typer.Option(help='How often to damage a file of each stage.', min=0)]=1,
            seed:Annotated[int, typer.Option(help='Of the moments, victims and files.')]=0,
            only:Annotated[list[str], typer.Option(help='Some faults, by name; `killed` is one.')]=None,
-           whole:Annotated[bool, typer.Option(help="With the stages' notebooks as they are, pages and all.")]=False):
+           whole:Annotated[bool, typer.Option(help="With the stages' notebooks as they are, pages and all.")]=False,
+           record:Annotated[bool, typer.Option(help='Do nothing but put its table into the guide.')]=False):
     """Kill, fill, lock and damage runs, and look whether anything is lost or silently reused. It goes on where it was.
 
     Example: `dream-ood project faults --kills 10 --only killed --only "full disk"`
     """
-    from dream_ood.faults import run_campaign
+    from dream_ood.faults import record_campaigns,run_campaign
+    if record: return record_campaigns(folder)
     if not run_campaign(folder, profile, kills, turns, seed, only, 'nbs' if whole else None): raise typer.Exit(1)
 
 @project.command('check')

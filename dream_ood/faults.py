@@ -8,7 +8,7 @@ __all__ = ['MARK', 'NOISE', 'TELL_WHEN', 'SAME', 'ROWS', 'VICTIMS', 'HOW', 'BREA
            'forget', 'ended', 'compared', 'role', 'at_work_on', 'strike', 'moment', 'wait_for', 'under_fire', 'killed',
            'struck', 'finished', 'change', 'damaged', 'kilobytes', 'full_disk', 'read_only', 'read_only_here',
            'shifted', 'clock', 'two_calls', 'rebooted', 'same_number', 'number_reused', 'half_way', 'foreign_kernel',
-           'undisturbed', 'run_campaign']
+           'undisturbed', 'run_campaign', 'record_campaigns']
 
 # %% ../nbs/13_faults.ipynb #fa000004
 import os,random,re,resource,shutil,signal,subprocess,sys,tempfile,time
@@ -584,3 +584,19 @@ def run_campaign(
     print(f'{len(t)} rows, {len(bad)} not as expected; {t.seconds.sum()/60:.0f} minutes, of which '
           f'{t.processor_seconds.sum()/60:.0f} on processors: {c.folder/"faults.csv"} and .md')
     return not len(bad)
+
+# %% ../nbs/13_faults.ipynb #fa000029
+def record_campaigns(
+    *folders,                     # of campaigns
+    to='nbs/guide/recorded'
+):
+    "Put the rows of campaigns, and what they were made with, beside the page of the guide that shows them."
+    import pandas as pd
+    rows = pd.DataFrame([r for f in folders for r in load_json(Path(f)/'rows.json')])
+    made = [load_json(Path(f)/'campaign.json') for f in folders]
+    rows = rows[~((rows.fault=='none') & rows.duplicated('fault'))]
+    how = {k:', '.join(sorted({str(m[k]) for m in made})) for k in ('study','seed','commit','time','python','device')}
+    how['torch'] = made[0]['packages']['torch']
+    how['minutes'],how['of which on processors'] = (round(rows[c].sum()/60) for c in ROWS[-2:])
+    save_table(Path(to)/'faults.csv', rows)
+    save_json(Path(to)/'faults.json', dict(command='dream-ood project faults', **how))
