@@ -145,9 +145,9 @@ def lost_dreams(
     found,bad = {},{stage/f for f in stage.damaged}
     for table in {*stage.folder.glob('*/metadata.parquet')}-bad:
         import pandas as pd
-        for f,size in pd.read_parquet(table, columns=['file','bytes']).itertuples(index=False):
-            path = table.parent/f
-            if what := harm(path, dict(size=size)): found[str(path.relative_to(stage.folder))] = what
+        rows = pd.read_parquet(table, columns=['file','bytes']).itertuples(index=False)
+        seen = {f'{table.parent.name}/{f}':harm(table.parent/f, dict(size=size)) for f,size in rows}
+        if not all(seen.values()): found |= {f:what for f,what in seen.items() if what}   # else none lies beside its table
     return found
 
 # %% ../nbs/11_workflow.ipynb #b10000c2
