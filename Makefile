@@ -1,6 +1,6 @@
 # Sets up .venv and calls the command line, `.venv/bin/dream-ood`:
-# make reproduce | classifier | plan | rates | slurm | test | docs | lab | foundation | check | readme | record | lock |
-#      package | clean | help
+# make reproduce | classifier | plan | rates | slurm | test | docs | lab | foundation | check | faults | readme | record |
+#      lock | package | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table            IMAGES=photos/shop   a folder, for make classifier
 #   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them
@@ -14,6 +14,7 @@ RUNS    ?= _runs
 ROW     ?=
 TARGET  ?= table1
 AGAIN   ?=
+KILLS   ?= 50
 IMAGES  ?=
 COMMA   := ,
 PYTHON  ?= python3
@@ -26,7 +27,8 @@ BIN   := .venv/bin
 PIP   := $(BIN)/python -m pip install --disable-pip-version-check $(if $(LOCK),--constraint '$(LOCK)')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help reproduce classifier plan rates slurm test docs lab foundation check readme record lock package clean
+.PHONY: help reproduce classifier plan rates slurm test docs lab foundation check faults readme record lock package \
+        clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
 	@echo "make reproduce TARGET=paper   every table and figure of the paper, from PROFILE (hours)"
@@ -39,6 +41,7 @@ help:
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make foundation  train the miniature foundation anew (hours)"
 	@echo "make check       notebooks, modules and README.md agree with one another"
+	@echo "make faults      kill, fill, lock and damage runs, and look whether anything is lost (an hour; KILLS=50; it resumes)"
 	@echo "make record      put the results of a finished run into the notebooks, the start page and README.md"
 	@echo "make readme      write README.md from nbs/index.ipynb, and the schema of profiles"
 	@echo "make lock        write requirements/ anew: the versions of .venv, and the lowest that settings.ini allows"
@@ -93,6 +96,10 @@ docs: $(READY)
 check: $(READY)
 	@echo "== Checking that notebooks, modules and README.md agree"
 	@dream-ood project check
+
+faults: $(READY)
+	@echo "== Doing to runs what must not harm them; rows and table in _faults/"
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 dream-ood project faults _faults --kills '$(KILLS)'
 
 readme: $(READY)
 	@echo "== Writing README.md from nbs/index.ipynb, and profiles/profile.schema.json"

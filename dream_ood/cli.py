@@ -8,7 +8,7 @@ __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 
            'made', 'reproduce', 'profile_of', 'source_of', 'classifier', 'Format', 'find_classifier', 'listed',
            'answers', 'pieces', 'as_columns', 'written', 'write_answers', 'predict', 'export', 'drift', 'demo', 'plan',
            'rates', 'check', 'schema', 'execute', 'rank', 'foundation', 'docs', 'readme', 'lock', 'record', 'slurm',
-           'slim', 'check_project', 'sentence', 'main']
+           'slim', 'faults', 'check_project', 'sentence', 'main']
 
 # %% ../nbs/12_command_line.ipynb #b2000004
 import atexit,gc,os,re,sys,time
@@ -533,6 +533,23 @@ def slim(notebooks:Annotated[list[str], typer.Argument(help='Paths of executed n
     "Make executed notebooks lighter. Example: `dream-ood project slim nbs/04_sampling.ipynb`"
     from dream_ood.project import slim_notebook
     for n in notebooks: slim_notebook(n)
+
+@project.command()
+def faults(folder:Annotated[str, typer.Argument(help='For its places, its rows and its table.')]='_faults',
+           profile:Annotated[str, typer.Option('--profile', '-p', help='A study; default: a very small one.')]='',
+           kills:Annotated[int, typer.Option(help='How often to kill.', min=0)]=50,
+           turns:Annotated[int, typer.Option(help='How often to damage a file of each stage.', min=0)]=1,
+           seed:Annotated[int, typer.Option(help='Of the moments, victims and files.')]=0,
+           only:Annotated[list[str], typer.Option(help='Some faults, by name; `killed` is one.')]=None,
+           whole:Annotated[bool, typer.Option(help="With the stages' notebooks as they are, pages and all.")]=False,
+           record:Annotated[bool, typer.Option(help='Do nothing but put its table into the guide.')]=False):
+    """Kill, fill, lock and damage runs, and look whether anything is lost or silently reused. It goes on where it was.
+
+    Example: `dream-ood project faults --kills 10 --only killed --only "full disk"`
+    """
+    from dream_ood.faults import record_campaigns,run_campaign
+    if record: return record_campaigns(folder)
+    if not run_campaign(folder, profile, kills, turns, seed, only, 'nbs' if whole else None): raise typer.Exit(1)
 
 @project.command('check')
 def check_project():

@@ -84,7 +84,8 @@ def slim_notebook(path):
 
 def execute_in_place(*notebooks):
     "Execute notebooks where they lie: progress bars and warnings of this machine are no part of a page."
-    quiet = os.environ|dict(TQDM_DISABLE='1', PYTHONWARNINGS='ignore')
+    quiet = os.environ|dict(TQDM_DISABLE='1', PYTHONWARNINGS='ignore', JUPYTER_PREFER_ENV_PATH='1')
+    quiet.pop('JUPYTER_PATH', None)   # it may name another python3
     call('jupyter','nbconvert','--to','notebook','--execute','--inplace','--log-level=WARN', *notebooks, env=quiet)
 
 # %% ../nbs/13_project.ipynb #13a000f0

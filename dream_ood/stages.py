@@ -206,7 +206,7 @@ def run_latent_space(run:Run):
     plt.close('all')
     stage.finish('encoder.safetensors','embeddings.safetensors','history.csv','history.png','anchor_cosines.png',
                  'embeddings.png')
-    (stage/'checkpoint.pt').unlink()
+    (stage/'checkpoint.pt').unlink(missing_ok=True)
 
 # %% ../nbs/04_sampling.ipynb #5a4e0001
 def run_sampling(run:Run):
@@ -671,7 +671,8 @@ def run_training(run:Run):
     train = id_set(run.profile.data,'train')
     vae = vae_images(run, train, stage/'vae.safetensors')
     for name in run.profile.training.contenders:
-        if not (stage/f'{name}.safetensors').exists(): train_one(run, name, stage, train, vae)
+        there = [(stage/f'{name}.{kind}').exists() for kind in ('csv','safetensors')]
+        if not all(there): train_one(run, name, stage, train, vae)
     save_table(stage/'summary.csv', summary(run, stage))
     stage.finish()
 
@@ -771,6 +772,7 @@ def run_dream_id(run:Run):
     stage.begin()
     cfg,files = run.profile.dream_id,[stage/'accuracy.csv',stage/'shift.csv']
     rows,shift = (pd.read_csv(f).to_dict('records') if f.exists() else [] for f in files)
+    if cfg.shifts and not shift: rows = []   # its table was lost
     train,test,compared = id_set(run.profile.data,'train'),measured_on(run),conditions(run)
     if cfg.shifts: test = in_memory(test, run.profile.data.image_size)   # each shift starts from them
     for n,steps in (cfg.sizes or {cfg.real_per_class:cfg.steps}).items():
