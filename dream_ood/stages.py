@@ -142,7 +142,7 @@ def run_latent_space(run:Run):
     p,anchors = run.profile,anchors_of(run)['anchors']
     classes,train,validation = p.data.classes,id_set(p.data,'train'),id_set(p.data,'validation')
     encoder,history = train_encoder(p.latent_space, anchors, train, validation, p.data, run.seed,
-                                    checkpoint=stage/'checkpoint.pt', device=run.device)
+                                    checkpoint=stage/'encoder.checkpoint', device=run.device)
     z,y = embed(encoder, train, p.data)
     save_tensors(stage/'encoder.safetensors', **encoder.state_dict())
     save_tensors(stage/'embeddings.safetensors', z=z, y=y)
@@ -153,7 +153,7 @@ def run_latent_space(run:Run):
     plt.close('all')
     stage.finish('encoder.safetensors','embeddings.safetensors','history.csv','history.png','anchor_cosines.png',
                  'embeddings.png')
-    (stage/'checkpoint.pt').unlink()
+    (stage/'encoder.checkpoint').unlink()
 
 # %% ../nbs/04_sampling.ipynb #5a4e0001
 def run_sampling(run:Run):
@@ -575,7 +575,7 @@ def train_one(
     t,c = run.profile.training,run.profile.training.contenders[name]
     net = classifier_of(run, c.start, stage) if c.start else fresh(run, backbone=c.backbone)
     outliers = outliers_of(run, c.outliers, c.per_class, c.distance) if c.outliers and c.outliers not in MADE else None
-    checkpoint = stage/f'{name}.checkpoint.pt'
+    checkpoint = stage/f'{name}.checkpoint'
     net,phi,history = train_contender(t, c, net, train, run.profile.data, outliers, vae, run.seed, checkpoint, name)
     save_table(stage/f'{name}.csv', history)
     save_tensors(stage/f'{name}.safetensors', **{f'net.{k}':v for k,v in net.state_dict().items()},
@@ -677,7 +677,7 @@ def one_training(
     "Train and measure one condition."
     c,(extra,policy),p = *condition,run.profile
     ds,size = with_extra(real, extra, p.data.image_size),p.evaluation.batch_size
-    kept = run.stage('dream_id')/f'{c}, {n}, {repeat}.checkpoint.pt'
+    kept = run.stage('dream_id')/f'{c}, {n}, {repeat}.checkpoint'
     net = train_on(ds, p.dream_id, p.training, p.data, run.seed, repeat, steps,
                    f'{c}, {n} real images a class, repeat {repeat+1}',
                    policy, kept, run.device)
