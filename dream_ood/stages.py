@@ -185,14 +185,14 @@ def plan_of(
     elif how.source=='class_names':
         folders = np.repeat(cs,M or 1).tolist()
         df,what = plan_named(folders, [p.data.noun(c) for c in folders],
-                             [p.prompt(c).format(p.data.noun(c)) for c in folders])
+                             [p.prompt(c).replace('{}',p.data.noun(c)) for c in folders])
     else:
         others,n = load_json(run.stage('foundation')/'nouns.json'),(M or 1)*len(cs)
         if not others:
             raise DreamError(f'decoding.pools.{pool} needs other nouns and the foundation has no list of them: give '
                              'one in foundation.nouns.')
         nouns = [others[i*len(others)//n] for i in range(n)]
-        df,what = plan_named(nouns, nouns, [p.prompt(n).format(n) for n in nouns])
+        df,what = plan_named(nouns, nouns, [p.prompt(n).replace('{}',n) for n in nouns])
     return numbered(df, how.of or pool, run.seed, how.source, rule.rule if rule else ''), what
 
 # %% ../nbs/05_decoding.ipynb #05de0003
