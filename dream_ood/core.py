@@ -39,7 +39,8 @@ def find_root()->Path:
 def resolve(path)->Path:
     """`path` as it is if absolute or present, else below the project's root, or, if it is there, among what ships
     with the package."""
-    p = Path(os.path.expanduser(path))
+    try: p = Path(os.path.expanduser(path))
+    except ValueError: p = Path(path)   # no user's name
     if p.is_absolute() or os.path.exists(p): return p   # which is no error for a name that is too long
     ships = p.parts[:1] in (('nbs',),('profiles',),('workflow',))      # a checkout holds runs, too: these are its own
     there = os.path.exists

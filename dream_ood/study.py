@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'MOST', 'with_rows', 'check_name', 'check_contenders', 'check_names', 'Profile', 'merged', 'read_profile',
-           'load_profile', 'comments', 'loosened', 'or_null', 'profile_schema', 'only']
+           'as_profile', 'load_profile', 'comments', 'loosened', 'or_null', 'profile_schema', 'only']
 
 # %% ../nbs/00_study.ipynb #5a00001d
 import inspect,os,re
@@ -197,16 +197,23 @@ def _sentence(e): # one pydantic error -> words
 
 MOST = 9   # mistakes that are told at once
 
-def load_profile(
-    path # of a YAML file
+def as_profile(
+    d:dict,  # what a profile says, with its base
+    path     # where it says so
 )->Profile: # raises DreamError, which names the file and the key
-    "Read and check a profile."
-    d = read_profile(path)
+    "Check what a profile says."
     try: return Profile.model_validate(d)
     except ValidationError as e:
         said = [*map(_sentence,e.errors())]
         more = f'; and {len(said)-MOST} more' if len(said)>MOST else ''
         raise DreamError(one_line(f"Profile {short(str(path), 200)}: {'; '.join(said[:MOST])}{more}.")) from None
+
+def load_profile(
+    path # of a YAML file
+)->Profile: # raises DreamError, which names the file and the key
+    "Read and check a profile."
+    return as_profile(read_profile(path), path)
+
 
 # %% ../nbs/00_study.ipynb #c3000002
 def comments(section:type)->dict: # key -> words
