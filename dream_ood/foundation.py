@@ -28,7 +28,7 @@ from diffusers import (AutoencoderKL,DDIMScheduler,DiffusionPipeline,DPMSolverMu
                        UNet2DConditionModel,UniPCMultistepScheduler)
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer
 from .core import ASSETS,DreamError,default_device,nice,one_line,resolve,short,unfit
-from .plots import as_arrays
+from .plots import as_arrays,as_label
 from .settings import Guide
 from .data import bare
 
@@ -575,7 +575,7 @@ def labelled(
     for ax in axes.flat: ax.axis('off')
     for ax,im,n in zip(axes.flat, as_arrays(images), names):
         ax.imshow(im)
-        ax.set_title(n, fontsize=8, pad=2)
+        ax.set_title(as_label(n), fontsize=8, pad=2)
     return fig
 
 # %% ../nbs/02_foundation.ipynb #ae460138

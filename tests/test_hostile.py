@@ -338,3 +338,10 @@ def test_a_screen_and_a_spreadsheet_obey_no_file_name():
     assert text.count('\n')==2 and '\x1b' not in text
     for name in ("=cmd|' /C calc'!A0.jpg", '@x', '+1', '-1'): assert plain_path(name)=='./'+name and Path(plain_path(name))==Path(name)
     assert plain_path('photos/=x.jpg')=='photos/=x.jpg' and plain_path('a.jpg')=='a.jpg'
+
+def test_dollars_in_a_name_begin_no_formula():
+    import matplotlib.pyplot as plt
+    from dream_ood.foundation import labelled
+    from dream_ood.plots import image_grid
+    for fig in (image_grid([RGB]*2, cols=2, row_labels=['$\\frac$'], titles=['$x$','a\x1bb']), labelled([RGB], ['$\\bad{$'])):
+        fig.savefig(io.BytesIO(), format='png'); plt.close(fig)

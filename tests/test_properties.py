@@ -4,7 +4,7 @@ import copy,io,json,math,os
 from pathlib import Path
 import numpy as np,pandas as pd,pytest,torch,yaml
 import torch.nn.functional as F
-from hypothesis import HealthCheck,assume,given,settings,strategies as st
+from hypothesis import HealthCheck,Phase,assume,given,settings,strategies as st
 from PIL import Image
 from sklearn.metrics import average_precision_score,roc_auc_score
 from dream_ood.core import *
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 CHECKS = dict(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile('quick', max_examples=15, derandomize=True, database=None, **CHECKS)
 settings.register_profile('thorough', max_examples=int(os.environ.get('HYPOTHESIS_EXAMPLES','1000')), print_blob=True, **CHECKS)
+settings.register_profile('mutants', max_examples=30, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False, **CHECKS)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE','quick'))
 
 def told(f, *args, error=DreamError, **kwargs): # a value, or None where a call ends in one sentence
