@@ -23,7 +23,7 @@ TARGETS = { # module: (functions, tests)
                  'distances or boundary_points or keeps or kept or percentiles or plain or misread or rounds or record or '
                  'slerp or gaussian or one_sentence or shared or drift or inside or cannot_work or equal_embeddings')}
 NOT = 'image or odin or detector_without or accuracy_refuses or validation or pictures or yaml or text or folder or damaged or whatever_the_block or too_few or changed_profile or noise_drawn or by_faiss or fit_is'
-TABLE,SECONDS = ROOT/'tests'/'mutants.csv',60   # of processor time, for one mutant
+TABLE,SECONDS = Path(os.environ.get('MUTANTS') or ROOT/'tests'/'mutants.csv'),60   # of processor time, for one mutant
 OTHER = {ast.Lt:ast.LtE, ast.LtE:ast.Lt, ast.Gt:ast.GtE, ast.GtE:ast.Gt, ast.Eq:ast.NotEq, ast.NotEq:ast.Eq, ast.Is:ast.IsNot,
          ast.IsNot:ast.Is, ast.In:ast.NotIn, ast.NotIn:ast.In, ast.Add:ast.Sub, ast.Sub:ast.Add, ast.Mult:ast.Div,
          ast.Div:ast.Mult, ast.FloorDiv:ast.Mult, ast.Pow:ast.Mult, ast.BitAnd:ast.BitOr, ast.And:ast.Or, ast.Or:ast.And}
