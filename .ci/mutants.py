@@ -5,7 +5,7 @@ process that has everything imported, and is given those quick tests that call t
 for each, and, of those that no test is against, why: what is said there is kept. `make mutants` calls this;
 ONLY=function,function takes some.
 """
-import ast,copy,csv,importlib,os,resource,sys,time
+import ast,copy,csv,importlib,inspect,os,resource,sys,textwrap,time
 from pathlib import Path
 
 os.environ['HYPOTHESIS_PROFILE'] = 'mutants'
@@ -72,8 +72,23 @@ def put_in(module, tree): # the function itself is changed: whoever imported it 
     old,new = getattr(module, tree.name),new[tree.name]
     old.__code__,old.__defaults__,old.__kwdefaults__ = new.__code__,new.__defaults__,new.__kwdefaults__
 
+def names_in(tree): return {n.id if isinstance(n, ast.Name) else n.attr for n in ast.walk(tree) if isinstance(n, (ast.Name,ast.Attribute))}
+
+def callers(module, items):
+    "A function -> itself and all that may call it, by names, in the module and among the tests' helpers."
+    used = {}
+    for m in {module,*(i.module for i in items)}:
+        for s in ast.parse(Path(m.__file__).read_text()).body:
+            own = [s.name] if isinstance(s, (ast.FunctionDef,ast.ClassDef)) else [t.id for t in getattr(s, 'targets', ()) if isinstance(t, ast.Name)]
+            for n in own: used.setdefault(n, set()).update(names_in(s))
+    def above(name):
+        found = {name}
+        while more := {n for n,u in used.items() if u&found}-found: found |= more
+        return found
+    return above
+
 class Trial:
-    "In place of pytest's loop: all tests as they are, then those that call a mutant's function, for each mutant."
+    "In place of pytest's loop: all tests as they are (BASELINE=0: not), then those that may call it, for each mutant."
     def __init__(self, name, functions, kept): self.name,self.functions,self.kept,self.rows = name,functions,kept,[]
     def pytest_runtest_logreport(self, report): self.failed |= report.failed
     def run(self, item):
@@ -83,16 +98,11 @@ class Trial:
         return not self.failed
     def pytest_runtestloop(self, session):
         self.module = importlib.import_module(f'dream_ood.{self.name}')
-        calls,took,file = {},{},self.module.__file__
-        for item in session.items:
-            met,start = set(),time.process_time()
-            sys.setprofile(lambda frame,event,arg: met.add(frame.f_code.co_name) if event=='call'
-                           and frame.f_code.co_filename==file else None)
-            ok = self.run(item)
-            sys.setprofile(None)
-            assert ok, f'{item.nodeid} fails without a mutant'
-            calls[item],took[item] = met,time.process_time()-start
-        for m in mutants(self.module, self.functions): self.judge(m, sorted((i for i in calls if m[0] in calls[i]), key=took.get))
+        wrong = [i for i in session.items if os.environ.get('BASELINE')!='0' and not self.run(i)]
+        for i in wrong: print(f'{i.nodeid} fails without a mutant, and is left out')
+        above,items = callers(self.module, session.items),[i for i in session.items if i not in wrong]
+        said = {i:names_in(ast.parse(textwrap.dedent(inspect.getsource(i.function)))) for i in items}
+        for m in mutants(self.module, self.functions): self.judge(m, [i for i in items if said[i]&above(m[0])])
         return True
     def judge(self, mutant, tests):
         *key,tree = mutant; start = time.time()
