@@ -1,6 +1,6 @@
 # Sets up .venv and calls the command line, `.venv/bin/dream-ood`:
 # make reproduce | classifier | plan | rates | slurm | test | docs | lab | foundation | check | faults | readme | record |
-#      lock | package | clean | help
+#      lock | package | mutants | audit | lowest | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table            IMAGES=photos/shop   a folder, for make classifier
 #   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them
@@ -28,7 +28,7 @@ PIP   := $(BIN)/python -m pip install --disable-pip-version-check $(if $(LOCK),-
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help reproduce classifier plan rates slurm test docs lab foundation check faults readme record lock package \
-        clean
+        mutants audit lowest clean
 help:
 	@echo "make reproduce   run every stage on PROFILE ($(PROFILE)) for SEEDS ($(SEEDS)), then show Table 1"
 	@echo "make reproduce TARGET=paper   every table and figure of the paper, from PROFILE (hours)"
@@ -46,6 +46,9 @@ help:
 	@echo "make readme      write README.md from nbs/index.ipynb, and the schema of profiles"
 	@echo "make lock        write requirements/ anew: the versions of .venv, and the lowest that settings.ini allows"
 	@echo "make package     build the sdist and the wheel into dist/, and try them"
+	@echo "make mutants     change the measures and the sampler in small ways, and see that a test is against each (an hour; ONLY=function)"
+	@echo "make audit       ask for known vulnerabilities of the packages of requirements/lock.txt"
+	@echo "make lowest      run the tests with the lowest versions, in an environment of their own (GBs, half an hour)"
 	@echo "make clean       remove what was built (never _runs/)"
 
 $(READY): settings.ini setup.py pyproject.toml $(LOCK)
@@ -117,6 +120,16 @@ lock: $(READY)
 package: $(READY)
 	@echo "== Building the sdist and the wheel into dist/, and trying them"
 	@sh .ci/package
+
+mutants: $(READY)
+	@echo "== Changing one thing at a time in dream_ood/evaluation.py and sampling.py; tests/mutants.csv says what came of it"
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ONLY='$(ONLY)' python .ci/mutants.py
+
+audit:
+	@sh .ci/audit
+
+lowest:
+	@sh .ci/lowest
 
 clean:
 	@echo "== Removing _docs/, _proc/, build/, caches (.venv, _runs/ and .snakemake/, which knows them, stay)"

@@ -241,7 +241,7 @@ def load(
         raise DreamError(f'{nice(weights)!r} is damaged, or not the file that {json.name} describes: copy the folder '
                          'anew, or run `make classifier` again.')
     try: new = Classifier(about, tensors := load_tensors(weights), device or default_device())
-    except (RuntimeError,KeyError,TypeError) as e:
+    except (RuntimeError,LookupError,TypeError,ValueError,AttributeError,ArithmeticError) as e:
         raise DreamError(f'{nice(folder)!r} does not fit together ({len(about.get("classes",[]))} classes, backbone '
                          f'{about.get("backbone")!r}): copy the folder anew, or run `make classifier` again.') from e
     if scores_differ(new, tensors):

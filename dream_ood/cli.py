@@ -6,9 +6,9 @@
 __all__ = ['app', 'Profile', 'Seeds', 'Runs', 'Row', 'Target', 'MINI', 'SEEDS', 'RUNS', 'TABLE1', 'BASES', 'NO_DREAMS', 'IS_MADE',
            'HEADS', 'BAR', 'Classified', 'project', 'at_home', 'numbers', 'one_row', 'home_of', 'shown', 'no_words',
            'made', 'reproduce', 'profile_of', 'source_of', 'classifier', 'Format', 'find_classifier', 'listed',
-           'answers', 'pieces', 'as_columns', 'written', 'write_answers', 'predict', 'export', 'drift', 'demo', 'plan',
-           'rates', 'check', 'schema', 'execute', 'rank', 'foundation', 'docs', 'readme', 'lock', 'record', 'slurm',
-           'slim', 'faults', 'check_project', 'sentence', 'main']
+           'plain_path', 'answers', 'pieces', 'as_columns', 'written', 'write_answers', 'predict', 'export', 'drift',
+           'demo', 'plan', 'rates', 'check', 'schema', 'execute', 'rank', 'foundation', 'docs', 'readme', 'lock',
+           'record', 'slurm', 'slim', 'faults', 'check_project', 'sentence', 'main']
 
 # %% ../nbs/12_command_line.ipynb #b2000004
 import atexit,gc,os,re,sys,time
@@ -88,8 +88,10 @@ def no_words(more):
 
 def made(home:Path, profile:str, seeds, runs:str, target:str, more=(), **config):
     "Run the graph up to a target, and leave the command where that fails."
-    from dream_ood.core import SHIPPED
+    from dream_ood.core import SHIPPED,DreamError
     from dream_ood.workflow import run_graph
+    if odd := [p for p in (runs,profile) if not p.isprintable() or {*p}&{*'{}'}]:   # Snakemake fills braces in
+        raise DreamError(f'{odd[0]!r} has a brace or a character that is no letter: give that folder another name.')
     snakefile = Path('workflow/Snakefile') if Path('workflow/Snakefile').exists() else SHIPPED/'workflow'/'Snakefile'
     config = dict(profile=profile, seeds=','.join(map(str,seeds)), runs=runs, target=target, **config)
     if not run_graph(home, snakefile, config, *more): raise typer.Exit(1)
@@ -133,15 +135,19 @@ def profile_of(
 )->str: # path of the profile; raises DreamError if another folder has that name
     "Write the profile of a folder of images, if it is not there."
     import yaml
-    from dream_ood.core import DreamError,atomic,nice,resolve
+    from dream_ood.core import DreamError,atomic,fit_name,nice,read_yaml,resolve
     images = images.absolute()
+    try: fit_name('--name', name) if name else None
+    except ValueError as e: raise DreamError(f'{e}.') from None
     name = name or re.sub(r'[^a-z0-9]+', '_', images.resolve().name.lower()).strip('_') or 'images'
     path = resolve(runs)/name/'profile.yaml'
     base = BASES.get(foundation, 'profiles/own.yaml')
     own = dict(base=base, name=name, data=dict(images=str(images)))
     if foundation not in BASES: own['foundation'] = dict(model=foundation)
     if path.exists():
-        old = yaml.safe_load(path.read_text()) or {}
+        try: old = read_yaml(path.read_text())
+        except ValueError: old = None
+        old = old if isinstance(old,dict) else {}
         model = (old.get('foundation') or {}).get('model')
         if ((old.get('base'),(old.get('data') or {}).get('images'),model)
             ==(base,str(images),foundation if foundation not in BASES else None)):
@@ -254,6 +260,10 @@ def listed(
     return files,left
 
 # %% ../nbs/12_command_line.ipynb #b7f81145
+def plain_path(f)->str:
+    "The path of a file, which no spreadsheet takes for a formula."
+    return f'./{f}' if str(f)[0] in '=+-@' else str(f)
+
 def answers(
     classify,   # a Classifier
     images,     # paths
@@ -270,7 +280,7 @@ def answers(
         p,score = s.probabilities,float(s.score)
         first,second = p.topk(min(2,len(p))).indices.tolist()
         answer = classify.classes[first] if score>=classify.threshold else UNKNOWN
-        yield dict(file=str(f), answer=answer, best=classify.classes[first], probability=round(float(p[first]),4),
+        yield dict(file=plain_path(f), answer=answer, best=classify.classes[first], probability=round(float(p[first]),4),
                    runner_up=classify.classes[second], score=round(score,4), threshold=round(classify.threshold,4))
 
 # %% ../nbs/12_command_line.ipynb #83d51bc7
@@ -297,7 +307,8 @@ def pieces(rows, format:Format):
 
 def as_columns(rows:list)->str:
     "Answers in columns, for people."
-    def said(v): return f'{v:.4g}' if isinstance(v,float) else str(v)
+    from dream_ood.core import one_line
+    def said(v): return f'{v:.4g}' if isinstance(v,float) else one_line(str(v))   # a screen obeys some characters
     heads = list(rows[0]) if rows else HEADS
     cells = [[h.replace('_',' ') for h in heads],*([*map(said,r.values())] for r in rows)]
     wide = [max(len(r[i]) for r in cells) for i in range(len(heads))]
@@ -465,10 +476,9 @@ def execute(notebook:Annotated[str, typer.Argument(help='Its path.')],
 
     Example: `dream-ood execute nbs/04_sampling.ipynb out.ipynb profile=profiles/smoke.yaml seed=1`
     """
-    import yaml
-    from dream_ood.workflow import end_with,execute_notebook
+    from dream_ood.workflow import end_with,execute_notebook,from_words
     if caller: end_with(caller)
-    execute_notebook(notebook, output, **{k:yaml.safe_load(v) for k,v in (p.split('=',1) for p in parameters or [])})
+    execute_notebook(notebook, output, **from_words(notebook, parameters or []))
 
 @app.command(hidden=True)
 def rank(folder:str, stage:str, contender:Annotated[str, typer.Argument()]=''):

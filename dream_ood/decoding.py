@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from .core import ASSETS,DreamError,atomic,nice,seed_for
+from .core import ASSETS,DreamError,atomic,nice,seed_for,short,unfit
 from .settings import Decoding,Guide,ImageFormat,OutlierFilter
 from .plots import image_grid,render
 from .data import ImageSet,Packed,eval_transform,in_shards,write_shard
@@ -74,7 +74,9 @@ def numbered(
     source:str='sampling',
     rule:str=''      # of the samples
 )->pd.DataFrame: # with a file and a seed for each image
-    "Name each image of a plan and give it a seed of its own."
+    "Name each image of a plan and give it a seed of its own. Raises DreamError for a class that can be no folder."
+    for c in df['class'].unique():
+        if why := unfit(c): raise DreamError(f'Pool {name!r}: {short(c)} becomes a folder, and {why}: take another name.')
     at = list(zip(df['class'],df['index']))
     df = df.assign(file=[f'{c}/{i:05d}.png' for c,i in at], seed=[seed_for(seed,'decode',name,c,i) for c,i in at],
                    source=source, rule=rule)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'WORDS', 'FAMILIES', 'check_model', 'model_source', 'text_encoders', 'few_steps', 'frozen', 'use_solver',
-           'prepare', 'unloadable', 'pipeline_class', 'load_foundation', 'tiny_pipeline', 'noun_list', 'token_ids',
-           'known', 'anchors', 'plot_cosines', 'replaced_token', 'prompt_ids', 'both_encoders', 'encode_ids', 'checked',
-           'with_slot', 'encode', 'empty_ids', 'encode_empty', 'conditions', 'native_size', 'initial_noise', 'generate',
-           'draw', 'signal_noise', 'clean_latents', 'output_for', 'steer', 'guided', 'known_nouns', 'spread',
-           'labelled', 'vae_roundtrip']
+           'prepare', 'unloadable', 'check_index', 'pipeline_class', 'load_foundation', 'tiny_pipeline', 'noun_list',
+           'token_ids', 'known', 'anchors', 'plot_cosines', 'replaced_token', 'prompt_ids', 'both_encoders',
+           'encode_ids', 'checked', 'with_slot', 'encode', 'empty_ids', 'encode_empty', 'conditions', 'native_size',
+           'initial_noise', 'generate', 'draw', 'signal_noise', 'clean_latents', 'output_for', 'steer', 'guided',
+           'known_nouns', 'spread', 'labelled', 'vae_roundtrip']
 
 # %% ../nbs/02_foundation.ipynb #e0c477df
 import functools,json,re
@@ -27,8 +27,8 @@ from diffusers import (AutoencoderKL,DDIMScheduler,DiffusionPipeline,DPMSolverMu
                        LCMScheduler,PNDMScheduler,StableDiffusionPipeline,StableDiffusionXLPipeline,
                        UNet2DConditionModel,UniPCMultistepScheduler)
 from transformers import CLIPTextConfig,CLIPTextModel,CLIPTextModelWithProjection,CLIPTokenizer
-from .core import ASSETS,DreamError,default_device,nice,resolve
-from .plots import as_arrays
+from .core import ASSETS,DreamError,default_device,nice,one_line,resolve,short,unfit
+from .plots import as_arrays,as_label
 from .settings import Guide
 from .data import bare
 
@@ -50,6 +50,11 @@ def check_model(
                              'the Stable Diffusion kind.')
         if not (folder/part).is_dir():
             raise DreamError(f'The model in {nice(folder)!r} lacks its folder {part!r}: fetch the model again.')
+    for part in ('text_encoder','unet','vae'):
+        other = [f for f in sorted((folder/part).iterdir()) if f.suffix in ('.bin','.pt','.pth','.ckpt','.pkl')]
+        if other and not any((folder/part).glob('*.safetensors')):
+            raise DreamError(f'{nice(other[0])!r} is no file of safetensors, and others may run code as they are read: '
+                             'have the model saved by diffusers, pipe.save_pretrained(folder).')
     for f in sorted(folder.rglob('*.safetensors')):
         try:
             with safe_open(f, 'pt') as t: t.keys()
@@ -122,14 +127,31 @@ def unloadable(model, e)->DreamError:
     return DreamError(f'foundation.model {str(model)!r} could not be loaded ({" ".join(str(e).split())[:200]}): check '
                       'the name, the network and the files.')
 
+def check_index(
+    model,
+    index:dict # what its model_index.json says
+)->str: # the class of its pipeline; raises DreamError if any part is not of diffusers or transformers
+    "Refuse a model that brings code of its own, or names a module of this machine."
+    name = index.get('_class_name','')
+    parts = {'_class_name':name} if not isinstance(name, str) else {}
+    for part,of in index.items():
+        if part[0]!='_' and isinstance(of, list) and len(of)==2 and not isinstance(of[0], (bool,int,float)):
+            if of[0] not in (None,'diffusers','transformers') and not hasattr(diffusers.pipelines, str(of[0])):
+                parts[part] = of
+    if not parts: return name
+    part,of = next(iter(parts.items()))
+    raise DreamError(f'foundation.model {str(model)!r} brings code of its own ({part}: {short(of)}), which is not run: '
+                     'take a model whose parts are of diffusers and transformers alone.')
+
 def pipeline_class(
     model='bundled',   # as `load_foundation` takes it
     revision:str=None
 )->str: # raises DreamError if there is no such model
     "Which diffusers pipeline a model is, by its index: one small file."
     source = model_source(str(model))
-    try: return DiffusionPipeline.load_config(source, revision=revision).get('_class_name','')
+    try: index = DiffusionPipeline.load_config(source, revision=revision)
     except Exception as e: raise unloadable(model, e) from e
+    return check_index(model, index)
 
 # %% ../nbs/02_foundation.ipynb #874b2054
 def load_foundation(
@@ -147,7 +169,8 @@ def load_foundation(
     diffusers.utils.logging.disable_progress_bar(); transformers.utils.logging.disable_progress_bar()
     extra = ({} if 'XL' in kind else dict(requires_safety_checker=False) if safety_checker
              else dict(safety_checker=None, requires_safety_checker=False))
-    try: pipe = DiffusionPipeline.from_pretrained(source, revision=revision, dtype=getattr(torch,dtype), **extra)
+    try: pipe = DiffusionPipeline.from_pretrained(source, revision=revision, dtype=getattr(torch,dtype),
+                                                  use_safetensors=True, **extra)
     except Exception as e: raise unloadable(model, e) from e
     if pipe.text_encoder is None:
         raise DreamError(f'foundation.model {str(model)!r} has no text_encoder: Dream-OOD needs a text-to-image model '
@@ -523,10 +546,13 @@ def known_nouns(
         if path:
             raise DreamError(f'foundation.nouns: there is no file {nice(f)!r}; give a CSV file with a column `noun`.')
         return []
-    df = pd.read_csv(f)
+    try: df = pd.read_csv(f)
+    except (ValueError,OSError) as e:   # pandas' errors, and those of what is no text
+        raise DreamError(f'foundation.nouns: {nice(f)!r} is no table ({one_line(str(e))[:80]}): give a CSV file with a '
+                         'column `noun`.') from None
     if 'noun' not in df: raise DreamError(f'foundation.nouns: {nice(f)!r} has no column `noun` (it has {list(df)}).')
     taken = {bare(n) for n in taken}
-    return [n for n in df.noun.astype(str).drop_duplicates() if bare(n) not in taken and known(pipe,n)]
+    return [n for n in df.noun.astype(str).drop_duplicates() if bare(n) not in taken and not unfit(n) and known(pipe,n)]
 
 # %% ../nbs/02_foundation.ipynb #3a5a0f0d
 def spread(
@@ -549,7 +575,7 @@ def labelled(
     for ax in axes.flat: ax.axis('off')
     for ax,im,n in zip(axes.flat, as_arrays(images), names):
         ax.imshow(im)
-        ax.set_title(n, fontsize=8, pad=2)
+        ax.set_title(as_label(n), fontsize=8, pad=2)
     return fig
 
 # %% ../nbs/02_foundation.ipynb #ae460138

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import nn
 from .core import DreamError,atomic,nice
-from .data import ImageSet,as_tensor,geometry,list_folder,picture
+from .data import ImageSet,as_tensor,geometry,list_folder,opened,picture
 from .networks import features
 from .detectors import DETECTORS,Outputs,fit_detector,outputs
 from .classifier import BESIDE,UNKNOWN,Classifier,Scores,as_pixels,many
@@ -364,7 +364,10 @@ def thumbnails(classify:Classifier): # i -> PIL image; None if its folder has no
     "The training images of a classifier, small."
     f = classify.folder/THUMBNAILS if classify.folder else None
     if f is None or not f.is_file(): return None
-    with Image.open(f) as i: sheet = i.convert('RGB')
+    try: sheet = opened(f.read_bytes()).convert('RGB')
+    except (OSError,ValueError,SyntaxError,Image.DecompressionBombError) as e:
+        raise DreamError(f'{nice(f)!r} cannot be read as an image ({type(e).__name__}): remove it, or copy the folder '
+                         'anew.') from None
     cols = sheet.width//TILE
     def one(i): return sheet.crop((x := i%cols*TILE, y := i//cols*TILE, x+TILE, y+TILE))
     return one

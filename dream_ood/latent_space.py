@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from torch import nn,Tensor
 from tqdm.auto import tqdm
 from sklearn.manifold import TSNE
-from .core import DreamError,atomic,default_device,generator,seed_for
+from .core import DreamError,default_device,generator,resumed,save_state,seed_for
 from .settings import ImageFormat,LatentSpace
 from .data import ImageSet,batches,eval_transform,train_transform
 from .networks import make_backbone
@@ -109,17 +109,11 @@ def accuracy(
 def _resume(checkpoint, encoder, optimizer):
     "History of the epochs already done; the encoder and optimizer are set to their state."
     if checkpoint is None or not checkpoint.exists(): return []
-    try: state = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except Exception as e:
-        raise DreamError(f'Checkpoint {str(checkpoint)!r} is damaged ({type(e).__name__}): delete it and run the '
-                         'notebook again.') from None
-    encoder.load_state_dict(state['encoder']); optimizer.load_state_dict(state['optimizer'])
-    return state['history']
+    return resumed(checkpoint, dict(encoder=encoder, optimizer=optimizer))['history']
 
 def _checkpoint(checkpoint, encoder, optimizer, history):
     if checkpoint is None or ranks()[0]: return
-    with atomic(checkpoint) as p:
-        torch.save(dict(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), history=history), p)
+    save_state(checkpoint, dict(encoder=encoder.state_dict(), optimizer=optimizer.state_dict(), history=history))
 
 def make_encoder(
     backbone:str,    # see `make_backbone`

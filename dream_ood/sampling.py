@@ -180,7 +180,12 @@ def gaussian(z, M, generator, *, k, select, candidates, keep, block=BLOCK)->Samp
     n,d = z.shape
     with one_thread():
         fit = LedoitWolf().fit(z.double().cpu().numpy())
-        L = torch.linalg.cholesky(torch.from_numpy(fit.covariance_))
+        L,fails = torch.linalg.cholesky_ex(Σ := torch.from_numpy(fit.covariance_))
+        if fails: # a class of few different embeddings has no volume
+            if (z-z[0]).abs().max()<1e-6:
+                raise DreamError('All embeddings of the class are the same, so it has no shape: use more images, or '
+                                 'the rule token_noise.')
+            L = torch.linalg.cholesky(Σ+1e-6*Σ.diag().mean()*torch.eye(d))
         rounds,left = [],M
         while left:
             half = torch.full((select*candidates,), d/2, dtype=torch.float64)

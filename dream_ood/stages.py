@@ -157,6 +157,11 @@ def run_foundation(
     for word in ' '.join([p.foundation.prompt.replace('{}',' '),*(p.foundation.suffixes or {}).values()]).split():
         token_ids(pipe, word)
     nouns,others = {c:p.data.noun(c) for c in p.data.classes},known_nouns(pipe, taken_words(p.data), p.foundation.nouns)
+    words = {}
+    for c,n in nouns.items():
+        if (twin := words.setdefault(tuple(token_ids(pipe, n)), c))!=c:
+            raise DreamError(f'Classes {twin!r} and {c!r} are the same word to the foundation: give one of them another '
+                             'in data.nouns.')
     Γ = anchors(pipe, list(nouns.values()))
     shown,empty = spread(list(nouns.items()),20),encode_empty(pipe)
     images = [draw(pipe, [n]*6, [seed_for(run.seed,'foundation',n,i) for i in range(6)],
@@ -186,7 +191,7 @@ def trained_encoder(run:Run)->tuple: # see `train_encoder`
     "The encoder, trained as far as its checkpoint says, or to the end."
     p,anchors = run.profile,anchors_of(run)['anchors']
     return train_encoder(p.latent_space, anchors, id_set(p.data,'train'), id_set(p.data,'validation'), p.data, run.seed,
-                         checkpoint=run.stage('latent_space')/'checkpoint.pt', device=run.device)
+                         checkpoint=run.stage('latent_space')/'encoder.checkpoint', device=run.device)
 
 def run_latent_space(run:Run):
     "The stage: train the encoder, read the embeddings of the training images, draw the diagnostics."
@@ -206,7 +211,7 @@ def run_latent_space(run:Run):
     plt.close('all')
     stage.finish('encoder.safetensors','embeddings.safetensors','history.csv','history.png','anchor_cosines.png',
                  'embeddings.png')
-    (stage/'checkpoint.pt').unlink(missing_ok=True)
+    (stage/'encoder.checkpoint').unlink(missing_ok=True)
 
 # %% ../nbs/04_sampling.ipynb #5a4e0001
 def run_sampling(run:Run):
@@ -238,14 +243,14 @@ def plan_of(
     elif how.source=='class_names':
         folders = np.repeat(cs,M or 1).tolist()
         df,what = plan_named(folders, [p.data.noun(c) for c in folders],
-                             [p.prompt(c).format(p.data.noun(c)) for c in folders])
+                             [p.prompt(c).replace('{}',p.data.noun(c)) for c in folders])
     else:
         others,n = load_json(run.stage('foundation')/'nouns.json'),(M or 1)*len(cs)
         if not others:
             raise DreamError(f'decoding.pools.{pool} needs other nouns and the foundation has no list of them: give '
                              'one in foundation.nouns.')
         nouns = [others[i*len(others)//n] for i in range(n)]
-        df,what = plan_named(nouns, nouns, [p.prompt(n).format(n) for n in nouns])
+        df,what = plan_named(nouns, nouns, [p.prompt(n).replace('{}',n) for n in nouns])
     return numbered(df, how.of or pool, run.seed, how.source, rule.rule if rule else ''), what
 
 # %% ../nbs/05_decoding.ipynb #05de0003
@@ -645,8 +650,7 @@ def optimised(
     t,c = run.profile.training,run.profile.training.contenders[name]
     net = classifier_of(run, c.start, stage) if c.start else fresh(run, backbone=c.backbone)
     outliers = outliers_of(run, c.outliers, c.per_class, c.distance) if c.outliers and c.outliers not in MADE else None
-    return train_contender(t, c, net, train, run.profile.data, outliers, vae, run.seed, stage/f'{name}.checkpoint.pt',
-                           name)
+    return train_contender(t, c, net, train, run.profile.data, outliers, vae, run.seed, stage/f'{name}.checkpoint', name)
 
 def train_one(
     run:Run, name:str, stage:Stage, train:ImageSet, vae:ImageSet=None # see `optimised`
@@ -657,7 +661,7 @@ def train_one(
     save_table(stage/f'{name}.csv', history)
     save_tensors(stage/f'{name}.safetensors', **{f'net.{k}':v for k,v in net.state_dict().items()},
                  **({f'phi.{k}':v for k,v in phi.state_dict().items()} if phi else {}))
-    (stage/f'{name}.checkpoint.pt').unlink(missing_ok=True)
+    (stage/f'{name}.checkpoint').unlink(missing_ok=True)
 
 # %% ../nbs/06_regularized_training.ipynb #01a575bb
 def run_training(run:Run):
@@ -755,7 +759,7 @@ def one_training(
     "Train and measure one condition."
     c,(extra,policy),p = *condition,run.profile
     ds,size = with_extra(real, extra, p.data.image_size),p.evaluation.batch_size
-    kept = run.stage('dream_id')/f'{c}, {n}, {repeat}.checkpoint.pt'
+    kept = run.stage('dream_id')/f'{c}, {n}, {repeat}.checkpoint'
     net = train_on(ds, p.dream_id, p.training, p.data, run.seed, repeat, steps,
                    f'{c}, {n} real images a class, repeat {repeat+1}',
                    policy, kept, run.device)

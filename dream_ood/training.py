@@ -21,7 +21,7 @@ from torch import nn,Tensor
 from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
-from .core import DreamError,atomic,default_device,generator,seed_for
+from .core import DreamError,default_device,generator,resumed,save_state,seed_for
 from .settings import MADE,Contender,Finetune,ImageFormat,Training
 from .data import ImageSet,batches,eval_transform,train_transform
 from .foundation import vae_roundtrip
@@ -547,19 +547,14 @@ def optimise(
                               average if mean is not None else None, λ)
             bar.set_postfix({k:f"{np.mean([r[k] for r in rows[-50:]]):.3f}" for k in ('ce','l_ood','accuracy')})
             if checkpoint is not None and not ranks()[0]:
-                with atomic(checkpoint) as p: torch.save({k:v.state_dict() for k,v in parts.items()}|dict(rows=rows), p)
+                save_state(checkpoint, {k:v.state_dict() for k,v in parts.items()}|dict(rows=rows))
     if mean is not None: net.load_state_dict(mean.module.state_dict())
     return pd.DataFrame(rows)
 
 def resume(checkpoint, parts:dict)->list:
     "Load a checkpoint into `parts` and return its history; an empty one if there is none."
     if checkpoint is None or not checkpoint.exists(): return []
-    try: state = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except Exception as e:
-        raise DreamError(
-            f'{str(checkpoint)!r} is damaged ({type(e).__name__}): delete it and run the notebook again.') from None
-    for k,v in parts.items(): v.load_state_dict(state[k])
-    return state['rows']
+    return resumed(checkpoint, parts)['rows']
 
 # %% ../nbs/06_regularized_training.ipynb #f931e24e
 def fresh_classifier(

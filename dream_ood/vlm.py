@@ -51,7 +51,9 @@ def load_clip(
 )->Clip: # raises DreamError if it cannot be loaded
     "A CLIP with frozen weights, in single precision."
     source = clip_source(clip)
-    try: model,processor = CLIPModel.from_pretrained(source, dtype=torch.float32),CLIPProcessor.from_pretrained(source)
+    try:
+        model = CLIPModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        processor = CLIPProcessor.from_pretrained(source)
     except Exception as e:
         raise DreamError(f'clip {str(clip)!r} could not be loaded ({" ".join(str(e).split())[:200]}): check the name, '
                          'the network and the files.') from e
@@ -102,7 +104,7 @@ def text_embeddings(
     "What a CLIP makes of names in a prompt; a prompt that is too long for it loses its end."
     if prompt.count('{}')!=1: raise DreamError(f'The prompt {prompt!r} needs exactly one {{}}, where the name goes.')
     if not len(names): raise DreamError('There are no names to embed: give at least one.')
-    m,texts,found = clip.model,[prompt.format(n.replace('_',' ')) for n in names],[]
+    m,texts,found = clip.model,[prompt.replace('{}',n.replace('_',' ')) for n in names],[]
     for i in range(0, len(texts), batch_size):
         x = clip.processor.tokenizer(texts[i:i+batch_size], padding=True, truncation=True, return_tensors='pt',
                                      max_length=m.config.text_config.max_position_embeddings).to(m.device)

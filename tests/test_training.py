@@ -95,12 +95,12 @@ def test_interrupted_training_ends_as_if_it_had_not_been(trained, foundation, tm
         return real(*args)
     monkeypatch.setattr(training, 'train_leg', power_cut)
     with pytest.raises(KeyboardInterrupt): run_training(run)
-    assert ((run.stage('training')/'plain.checkpoint.pt').exists()
+    assert ((run.stage('training')/'plain.checkpoint').exists()
             and not (run.stage('training')/'plain.safetensors').exists())
     run_training(run)
     a,b = (load_tensors(r.stage('training')/'dreams.safetensors') for r in (trained,run))
     assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-4) for k in a)
-    assert not list(run.stage('training').folder.glob('*.pt'))
+    assert not list(run.stage('training').folder.glob('*.checkpoint'))
 
 def test_another_seed_is_another_network(trained):
     other = Run(trained.profile, 1, trained.folder.parent.parent)
@@ -283,7 +283,7 @@ def test_made_outliers_train_and_go_on_where_they_were(trained, tmp_path, monkey
         return real(*args)
     monkeypatch.setattr(training, 'train_leg', power_cut)
     with pytest.raises(KeyboardInterrupt): run_training(runs[1])
-    assert (runs[1].stage('training')/'made.checkpoint.pt').exists()
+    assert (runs[1].stage('training')/'made.checkpoint').exists()
     run_training(runs[1])
     a,b = (load_tensors(r.stage('training')/'made.safetensors') for r in runs)
     assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-4) for k in a)

@@ -1,5 +1,5 @@
 # What the rules of ../Snakefile ask: which study, which marks, how many cores, and what a cluster is asked for.
-import os, sys
+import os, shlex, sys
 from functools import cache
 from pathlib import Path
 import torch
@@ -103,7 +103,7 @@ def profile(w): return PROFILES[w.study]
 
 def job(notebook, words, copy='{log:q}'):
     "The shell command that executes a notebook. It ends when this process is no more."
-    return (f'{sys.executable} -m dream_ood execute --caller {os.getpid()} {notebook}.ipynb {copy}'
+    return (f'{shlex.quote(sys.executable)} -m dream_ood execute --caller {os.getpid()} {notebook}.ipynb {copy}'
             f' profile={{input.profile:q}} runs={{RUNS:q}} {words}')
 
 NBS, SEED = resolve('nbs'), '{wildcards.study}, seed {wildcards.seed}' if PAGES else 'Seed {wildcards.seed}'
