@@ -109,7 +109,7 @@ def reproduce(ctx:typer.Context,
     - `dream-ood reproduce` (the bundled study, three seeds)
     - `dream-ood reproduce -p profiles/mine.yaml -s 0 --row Dream-OOD`
     - `dream-ood reproduce -t paper` (every table and figure of the paper)
-    - `dream-ood reproduce -p profiles/imagenet100.yaml --shards 8 -- --workflow-profile workflow/profiles/slurm` (Snakemake's options)
+    - `dream-ood reproduce -p profiles/imagenet100.yaml --shards 8 -- --workflow-profile workflow/profiles/slurm`
     """
     from dream_ood.core import DreamError
     from dream_ood.study import load_profile
@@ -527,6 +527,7 @@ def record(runs:Runs=RUNS, target:Target=TABLE1):
     at_home()
     record_runs(runs, target)
 
+# %% ../nbs/12_command_line.ipynb #b20000d1
 @project.command()
 def slurm(profile:Profile=MINI,
           shards:Annotated[int, typer.Option(help='In how many jobs the images are drawn.', min=1)]=4,

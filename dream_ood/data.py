@@ -256,10 +256,12 @@ def write_shard(
     found = {}
     with atomic(path) as p, tarfile.open(p, 'w', format=tarfile.USTAR_FORMAT) as tar:
         for key,png,about in images:
-            found[about['file']] = Packed(Path(path), add(tar, f'{key}.png', png), len(png), about['file'])
+            name = about['file']
+            found[name] = Packed(Path(path), add(tar, f'{key}.png', png), len(png), name)
             add(tar, f'{key}.json', json.dumps(about, ensure_ascii=False, default=str).encode())
     return found
 
+# %% ../nbs/01_data.ipynb #5a1d0004
 def in_shards(folder)->dict: # file -> Packed; of two of a name the newer
     "What the tar files of a folder hold. A damaged one holds what stands before the damage."
     found = {}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GREY', 'plan_sampled', 'plan_named', 'numbered', 'opened_png', 'whole', 'write_image', 'as_png', 'Packer', 'packed',
-           'pool_files', 'batches_of', 'missing', 'drawn_shards', 'pack', 'decode', 'as_seen', 'outside', 'black',
+           'pool_files', 'batches_of', 'missing', 'drawn_shards', 'keep', 'decode', 'as_seen', 'outside', 'black',
            'looks_id', 'real_images', 'page_image', 'page_column', 'write_gallery', 'side_by_side']
 
 # %% ../nbs/05_decoding.ipynb #97f08f4e
@@ -106,6 +106,7 @@ def write_image(
     with atomic(file) as f: as_png(x, greyscale).save(f, 'PNG')
 
 def as_png(x:Tensor, greyscale=False): # (3, H, W) uint8 -> PIL image
+    "The picture of some pixels."
     i = Image.fromarray(x.permute(1,2,0).numpy())
     return i.convert('L') if greyscale else i
 
@@ -181,10 +182,11 @@ def drawn_shards(folder, how:Decoding):
     if how.format!='webdataset': return None
     return Packer(Path(folder)/'drawn', how.per_shard or 1000, f'{os.getpid()}-{os.urandom(4).hex()}-{{:06d}}.tar')
 
-def pack(box:Packer, i:int, row, image):
-    "Put an image of a plan into the box."
-    data = io.BytesIO(); image.save(data, 'PNG')
-    box.add(f'{i:06d}', data.getvalue(), dict(file=row.file))
+def keep(box, folder, file:str, x:Tensor, greyscale:bool):
+    "Write an image of a pool, or put it into the box."
+    if box is None: return write_image(folder/file, x, greyscale)
+    data = io.BytesIO(); as_png(x, greyscale).save(data, 'PNG')
+    box.add(Path(file).with_suffix('').as_posix().replace('/','-').replace('.','_'), data.getvalue(), dict(file=file))
 
 # %% ../nbs/05_decoding.ipynb #865dd3bb
 def decode(
@@ -204,7 +206,7 @@ def decode(
 )->int: # number of images written; raises DreamError if the disk is full
     """Draw those images of a plan that are missing or damaged. A batch is always drawn with the same members, so an
     image is the same to the bit whenever it is drawn."""
-    folder,prompts,nouns = Path(folder),prompts or {},nouns or {}
+    folder,prompts,nouns,box = Path(folder),prompts or {},nouns or {},drawn_shards(folder, how)
     lost = missing(df, folder) if lost is None else lost
     batches = batches_of({'':df}, how.batch_size)[''] if batches is None else batches
     own = [i for rows in batches for i in rows]
@@ -213,11 +215,8 @@ def decode(
         if f"{f.parent.name}/{f.name[1:].rsplit('.',3)[0]}" not in others: f.unlink(missing_ok=True)
     todo = [rows for rows in batches if lost.intersection(rows)]
     empty = encode_empty(use_solver(pipe,how.scheduler)) if todo else None
-    box = drawn_shards(folder, how)
     def write(images):
-        for i,x in images:
-            if box: pack(box, i, df.iloc[i], as_png(x, fmt.greyscale))
-            else: write_image(folder/df.file.iloc[i], x, fmt.greyscale)
+        for i,x in images: keep(box, folder, df.file.iloc[i], x, fmt.greyscale)
         bar.update(len(images))
     with ThreadPoolExecutor(1) as writer, tqdm(total=len(own), initial=len(own)-len(lost.intersection(own)), desc=label,
                                                unit='image') as bar:

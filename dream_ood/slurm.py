@@ -95,6 +95,7 @@ def ask(env, *words)->str:
     r = subprocess.run([tool(words[0]),*words[1:]], env=env, capture_output=True, text=True)
     return r.stdout.strip() if not r.returncode else ''
 
+# %% ../nbs/13_slurm.ipynb #51a000d8
 @contextmanager
 def slurm(
     cpus:int=16,       # that the node claims, as are

@@ -342,6 +342,7 @@ def take_back(
 ):
     "Undo `refuse`: it decides anew, and what is drawn need not be drawn again."
     stage = run.stage('decoding')
+    (stage/'refused'/pool/'metadata.parquet').unlink(missing_ok=True)
     for f in (f for d in (stage/pool,stage/'refused'/pool) for f in d.glob('shard-*.tar')):
         (stage/pool/'drawn').mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError): f.replace(stage/pool/'drawn'/f'{f.parent.parent.name}-{f.name}')
@@ -406,7 +407,7 @@ def gallery_data(
         how = {k if k=='rule' else f'rule: {k}':str(v)
                for k,v in (rule.model_dump(exclude_none=True) if rule else {}).items() if k!='per_class'}
         pools.append(dict(name=n, about=about, rule=how, **page_pool(stage/n, page, per_class)))
-        if (aside := stage/'refused'/n).is_dir():
+        if ((aside := stage/'refused'/n)/'metadata.parquet').is_file():
             pools.append(dict(name=f'{n}, refused', about=f'set aside from {n}', rule=how,
                               **page_pool(aside, page, per_class)))
     return dict(title=f'What it dreamed: {p.name}', classes=cs, size=p.data.image_size, pools=pools,

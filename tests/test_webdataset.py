@@ -109,4 +109,4 @@ def test_what_is_refused_is_set_aside_in_shards_and_taken_back(settings, tmp_pat
     monkeypatch.setattr(stages, 'black', lambda f: False)
     monkeypatch.setattr(decoding, 'draw', None)                 # nothing has to be drawn
     run_decoding(run)
-    assert len(in_shards(knn)) == 21
+    assert len(in_shards(knn)) == 21 and refused(run).loc["knn", "black"] == 0
