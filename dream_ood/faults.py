@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MARK', 'NOISE', 'TELL_WHEN', 'SAME', 'ROWS', 'VICTIMS', 'HOW', 'BREAK', 'FAULTS', 'small_study', 'short_notebook',
-           'Place', 'Call', 'artifacts', 'differing', 'Skipped', 'Campaign', 'clocks', 'unmount', 'mount', 'clear',
-           'forget', 'ended', 'compared', 'role', 'at_work_on', 'strike', 'moment', 'wait_for', 'under_fire', 'killed',
-           'struck', 'finished', 'change', 'damaged', 'kilobytes', 'full_disk', 'read_only', 'read_only_here',
-           'shifted', 'clock', 'two_calls', 'rebooted', 'same_number', 'number_reused', 'half_way', 'foreign_kernel',
-           'undisturbed', 'run_campaign', 'record_campaigns']
+           'Place', 'Call', 'what_it_says', 'artifacts', 'differing', 'Skipped', 'Campaign', 'clocks', 'unmount',
+           'mount', 'clear', 'forget', 'ended', 'compared', 'role', 'at_work_on', 'strike', 'moment', 'wait_for',
+           'under_fire', 'killed', 'struck', 'finished', 'change', 'damaged', 'kilobytes', 'full_disk', 'read_only',
+           'read_only_here', 'shifted', 'clock', 'two_calls', 'rebooted', 'same_number', 'number_reused', 'half_way',
+           'foreign_kernel', 'undisturbed', 'run_campaign', 'record_campaigns']
 
 # %% ../nbs/13_faults.ipynb #fa000004
 import os,random,re,resource,shutil,signal,subprocess,sys,tempfile,time
@@ -120,6 +120,11 @@ class Call:
 TELL_WHEN = {'provenance.json','begun.json'}
 SAME = ('stage','key','result','outputs','inputs')   # of a provenance
 
+def what_it_says(provenance)->str:
+    "A digest of what does not tell when; of a damaged file, of all of it."
+    try: return digest({k:load_json(provenance)[k] for k in SAME})
+    except (DreamError,KeyError,TypeError): return sha256(provenance)
+
 def artifacts(
     home, # of a study: its tables and figures, and a folder for each seed
     stages=None # of these alone, without the tables; default: all
@@ -130,7 +135,7 @@ def artifacts(
         for s in stages if stages is not None else STAGES:
             for f in (seed/s).rglob('*'):
                 if f.is_file() and f.name not in TELL_WHEN and not any(map(f.match, UNFINISHED)): out[f] = sha256(f)
-            if (p := seed/s/'provenance.json').exists(): out[p] = digest({k:load_json(p)[k] for k in SAME})
+            if (p := seed/s/'provenance.json').exists(): out[p] = what_it_says(p)
     for d in () if stages is not None else ('tables','figures'):
         out |= {f:sha256(f) for f in (home/d).rglob('*') if f.is_file()}
     return {f.relative_to(home).as_posix():d for f,d in out.items()}
