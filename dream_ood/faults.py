@@ -68,10 +68,10 @@ class Place:
             for stage,nb in NOTEBOOKS.items(): nbformat.write(short_notebook(stage), self/'nbs'/f'{nb}.ipynb')
         return self
 
-    def call(self, *more, cwd=None, runs='_runs', **env):
+    def call(self, *more, cwd=None, runs='_runs', session=True, **env):
         "Begin `dream-ood reproduce` here."
         words = ['reproduce','-p',str(self/'profile.yaml'),'-s','0','-r',str(runs),*more]
-        return Call(self, words, cwd or self.folder, env)
+        return Call(self, words, cwd or self.folder, env, session)
 
     def processes(self)->list:
         "Those of its calls that are there."
@@ -85,14 +85,14 @@ class Place:
 NOISE = re.compile(r'\d+%\||^\s*$|IProgress|^== \[')
 
 class Call:
-    "A call at work, in a session of its own; what it says goes to a file."
-    def __init__(self, place:Place, words:list, cwd, env:dict):
+    "A call at work, in a session of its own or in ours; what it says goes to a file."
+    def __init__(self, place:Place, words:list, cwd, env:dict, session:bool=True):
         place.logs.mkdir(parents=True, exist_ok=True)
         self.place,self.began,self.file = place,time.time(),place.logs/f'{place.folder.name}-{time.time_ns()}.txt'
         path = os.pathsep.join(filter(None, [str(PACKAGE.parent),os.environ.get('PYTHONPATH')]))
         with open(self.file,'w') as out:
             self.process = subprocess.Popen([sys.executable,'-m','dream_ood',*words], cwd=cwd, stdout=out,
-                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=session,
                 env=os.environ|{MARK:place.mark,'PYTHONPATH':path}|env)
     @property
     def text(self)->str: return self.file.read_text(errors='replace').replace('\r','\n')
@@ -488,7 +488,7 @@ def same_number(pid:int): # Popen
 def number_reused(c:Campaign):
     "A killed call's number goes to another process: its jobs must end all the same."
     place,began = c.copy('number', ['dream_id']),clocks()
-    call = place.call()
+    call = place.call(session=False)   # the number of a session is not given away while anything of it is left
     wait_for(call, 'kernel', 1, 1)
     call.process.kill(); call.process.wait()
     other = same_number(call.process.pid)

@@ -154,7 +154,7 @@ def puppet(tmp_path, monkeypatch):
     "In the place of the graph a process that writes a file for each stage."
     (tmp_path/'puppet.py').write_text(PUPPET)
     class Puppet(Call):
-        def __init__(self, place, words, cwd, env):
+        def __init__(self, place, words, cwd, env, session):
             place.logs.mkdir(parents=True, exist_ok=True)
             self.place, self.began, self.file = place, time.time(), place.logs/f'{time.time_ns()}.txt'
             words = [sys.executable, tmp_path/'puppet.py', 'reproduce', place.home, ','.join(STAGES), bad[0]]
