@@ -10,8 +10,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ['nbs/**/*.ipynb', 'nbs/**/*.csv', 'nbs/paper/recorded/**/*', 'profiles/**/*.yaml', 'profiles/*.csv',
-           'profiles/*.json', 'workflow/**/*']
+SHIPPED = ['nbs/**/*.ipynb', 'nbs/**/*.csv', 'nbs/paper/recorded/**/*', 'nbs/guide/recorded/*',
+           'profiles/**/*.yaml', 'profiles/*.csv', 'profiles/*.json', 'workflow/**/*']
 STATUS = {'3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
 
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MARK', 'NOISE', 'TELL_WHEN', 'SAME', 'ROWS', 'VICTIMS', 'HOW', 'BREAK', 'FAULTS', 'small_study', 'short_notebook',
-           'Place', 'Call', 'artifacts', 'differing', 'Skipped', 'Campaign', 'clocks', 'unmount', 'mount', 'clear',
-           'forget', 'ended', 'compared', 'role', 'at_work_on', 'strike', 'moment', 'wait_for', 'under_fire', 'killed',
-           'struck', 'finished', 'change', 'damaged', 'kilobytes', 'full_disk', 'read_only', 'read_only_here',
-           'shifted', 'clock', 'two_calls', 'rebooted', 'same_number', 'number_reused', 'half_way', 'foreign_kernel',
-           'undisturbed', 'run_campaign', 'record_campaigns']
+           'Place', 'Call', 'what_it_says', 'artifacts', 'differing', 'Skipped', 'Campaign', 'clocks', 'unmount',
+           'mount', 'clear', 'forget', 'ended', 'compared', 'role', 'at_work_on', 'strike', 'moment', 'wait_for',
+           'under_fire', 'killed', 'struck', 'finished', 'change', 'damaged', 'kilobytes', 'full_disk', 'read_only',
+           'read_only_here', 'shifted', 'clock', 'two_calls', 'rebooted', 'same_number', 'number_reused', 'half_way',
+           'foreign_kernel', 'undisturbed', 'run_campaign', 'record_campaigns']
 
 # %% ../nbs/13_faults.ipynb #fa000004
 import os,random,re,resource,shutil,signal,subprocess,sys,tempfile,time
@@ -68,10 +68,10 @@ class Place:
             for stage,nb in NOTEBOOKS.items(): nbformat.write(short_notebook(stage), self/'nbs'/f'{nb}.ipynb')
         return self
 
-    def call(self, *more, cwd=None, runs='_runs', **env):
+    def call(self, *more, cwd=None, runs='_runs', session=True, **env):
         "Begin `dream-ood reproduce` here."
         words = ['reproduce','-p',str(self/'profile.yaml'),'-s','0','-r',str(runs),*more]
-        return Call(self, words, cwd or self.folder, env)
+        return Call(self, words, cwd or self.folder, env, session)
 
     def processes(self)->list:
         "Those of its calls that are there."
@@ -85,14 +85,14 @@ class Place:
 NOISE = re.compile(r'\d+%\||^\s*$|IProgress|^== \[')
 
 class Call:
-    "A call at work, in a session of its own; what it says goes to a file."
-    def __init__(self, place:Place, words:list, cwd, env:dict):
+    "A call at work, in a session of its own or in ours; what it says goes to a file."
+    def __init__(self, place:Place, words:list, cwd, env:dict, session:bool=True):
         place.logs.mkdir(parents=True, exist_ok=True)
         self.place,self.began,self.file = place,time.time(),place.logs/f'{place.folder.name}-{time.time_ns()}.txt'
         path = os.pathsep.join(filter(None, [str(PACKAGE.parent),os.environ.get('PYTHONPATH')]))
         with open(self.file,'w') as out:
             self.process = subprocess.Popen([sys.executable,'-m','dream_ood',*words], cwd=cwd, stdout=out,
-                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=session,
                 env=os.environ|{MARK:place.mark,'PYTHONPATH':path}|env)
     @property
     def text(self)->str: return self.file.read_text(errors='replace').replace('\r','\n')
@@ -120,6 +120,11 @@ class Call:
 TELL_WHEN = {'provenance.json','begun.json'}
 SAME = ('stage','key','result','outputs','inputs')   # of a provenance
 
+def what_it_says(provenance)->str:
+    "A digest of what does not tell when; of a damaged file, of all of it."
+    try: return digest({k:load_json(provenance)[k] for k in SAME})
+    except (DreamError,KeyError,TypeError): return sha256(provenance)
+
 def artifacts(
     home, # of a study: its tables and figures, and a folder for each seed
     stages=None # of these alone, without the tables; default: all
@@ -130,7 +135,7 @@ def artifacts(
         for s in stages if stages is not None else STAGES:
             for f in (seed/s).rglob('*'):
                 if f.is_file() and f.name not in TELL_WHEN and not any(map(f.match, UNFINISHED)): out[f] = sha256(f)
-            if (p := seed/s/'provenance.json').exists(): out[p] = digest({k:load_json(p)[k] for k in SAME})
+            if (p := seed/s/'provenance.json').exists(): out[p] = what_it_says(p)
     for d in () if stages is not None else ('tables','figures'):
         out |= {f:sha256(f) for f in (home/d).rglob('*') if f.is_file()}
     return {f.relative_to(home).as_posix():d for f,d in out.items()}
@@ -483,7 +488,7 @@ def same_number(pid:int): # Popen
 def number_reused(c:Campaign):
     "A killed call's number goes to another process: its jobs must end all the same."
     place,began = c.copy('number', ['dream_id']),clocks()
-    call = place.call()
+    call = place.call(session=False)   # the number of a session is not given away while anything of it is left
     wait_for(call, 'kernel', 1, 1)
     call.process.kill(); call.process.wait()
     other = same_number(call.process.pid)

@@ -179,7 +179,7 @@ def lost_dreams(
         import pandas as pd
         rows = pd.read_parquet(table, columns=['file','bytes']).itertuples(index=False)
         seen = {f'{table.parent.name}/{f}':harm(table.parent/f, dict(size=size)) for f,size in rows}
-        if not all(seen.values()): found |= {f:what for f,what in seen.items() if what}   # else none lies beside its table
+        if not all(seen.values()): found |= {f:h for f,h in seen.items() if h}   # else none lies beside its table
     return found
 
 # %% ../nbs/11_workflow.ipynb #b10000c2
@@ -222,18 +222,21 @@ def at_work(
 ): # yields whether an earlier call here was killed; raises Mistake if one is at work
     "Hold a folder for this call."
     from filelock import FileLock,Timeout
-    try: home.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise Mistake(f'Cannot write {str(home)!r} ({e.strerror}): choose another folder or mend its permissions.')
     lock,note = FileLock(home/'.lock'),home/'.at_work'
-    try: lock.acquire(timeout=0)
-    except Timeout: raise Mistake(f'Another call is at work in {str(home)!r}: wait for it, or end it first.') from None
     try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
         killed = note.exists()
         note.touch()
-        yield killed
+    except Timeout: raise Mistake(f'Another call is at work in {str(home)!r}: wait for it, or end it first.') from None
+    except OSError as e:
+        lock.release()
+        if NO_ROOM.get(e.errno)==ROOM: raise Mistake(ROOM.format(str(home))) from None
+        raise Mistake(f'Cannot write {str(home)!r} ({e.strerror}): choose another folder or mend its '
+                      'permissions.') from None
+    try: yield killed
     finally:
-        note.unlink(missing_ok=True)
+        with suppress(OSError): note.unlink(missing_ok=True)   # it may have become one that cannot be written
         lock.release()
 
 def snakemake(*args)->bool: # did it succeed?

@@ -134,16 +134,17 @@ PUPPET = '''
 import json, os, sys, time
 from pathlib import Path
 home, stages, bad = Path(sys.argv[2]), sys.argv[3].split(','), sys.argv[4]
+def write(f, text): f.with_name('.x.tmp').write_text(text); os.replace(f.with_name('.x.tmp'), f)
 for i, s in enumerate(stages):
     f = home/'seed0'/s/'a'
     f.parent.mkdir(parents=True, exist_ok=True)
     print(f'== [{i+1} of {len(stages)}] Seed 0: {s}', flush=True)
     time.sleep(.05)
-    f.write_text('lost' if s == bad and (f.parent/'b').exists() else s)
+    write(f, 'lost' if s == bad and (f.parent/'b').exists() else s)
     (f.parent/'b').touch()
-    p = f.with_name('provenance.json')
     outputs = {'a': dict(size=len(s))}
-    p.write_text(json.dumps(dict(stage=s, key=1, result=1, inputs={}, outputs=outputs, time=time.time())))
+    told = dict(stage=s, key=1, result=1, inputs={}, outputs=outputs, time=time.time())
+    write(f.with_name('provenance.json'), json.dumps(told))
 (home/'tables').mkdir(exist_ok=True); (home/'tables'/'table1.csv').write_text('1')
 print('Table 1 is made')
 '''
@@ -153,7 +154,7 @@ def puppet(tmp_path, monkeypatch):
     "In the place of the graph a process that writes a file for each stage."
     (tmp_path/'puppet.py').write_text(PUPPET)
     class Puppet(Call):
-        def __init__(self, place, words, cwd, env):
+        def __init__(self, place, words, cwd, env, session):
             place.logs.mkdir(parents=True, exist_ok=True)
             self.place, self.began, self.file = place, time.time(), place.logs/f'{time.time_ns()}.txt'
             words = [sys.executable, tmp_path/'puppet.py', 'reproduce', place.home, ','.join(STAGES), bad[0]]
