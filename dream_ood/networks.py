@@ -92,7 +92,8 @@ def pretrained(
     "A network that has learnt from other images. Raises DreamError if its weights are not there, or do not fit."
     if name=='resnet_mini': raise DreamError("There are no weights of 'resnet_mini': name a network of timm.")
     if weights=='timm':
-        try: return timm.create_model(name, pretrained=True, num_classes=n_out)
+        safe = dict(hf_hub_filename='model.safetensors', url='')   # nor a file of torch, from the hub or elsewhere
+        try: return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=safe, num_classes=n_out)
         except Exception as e:
             raise DreamError(f"timm's weights of {name!r} cannot be had ({' '.join(str(e).split())[:120]}): go online "
                              "once, or give the path of a file in `weights`.") from None

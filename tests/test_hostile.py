@@ -345,3 +345,13 @@ def test_dollars_in_a_name_begin_no_formula():
     from dream_ood.plots import image_grid
     for fig in (image_grid([RGB]*2, cols=2, row_labels=['$\\frac$'], titles=['$x$','a\x1bb']), labelled([RGB], ['$\\bad{$'])):
         fig.savefig(io.BytesIO(), format='png'); plt.close(fig)
+
+def test_timm_fetches_safetensors_alone(monkeypatch):
+    import timm
+    from timm.models import _builder
+    asked,state = [],timm.create_model('resnet18').state_dict()
+    monkeypatch.setattr(_builder, 'load_state_dict_from_hf', lambda *a, **k: asked.append(a) or dict(state))
+    monkeypatch.setattr(_builder, 'load_state_dict_from_url', lambda *a, **k: pytest.fail('fetched a file of torch'), raising=False)
+    assert pretrained('resnet18', 3, 'timm').get_classifier().out_features==3 and asked[0][1]=='model.safetensors'
+    monkeypatch.setattr(_builder, 'load_state_dict_from_hf', lambda *a, **k: (_ for _ in ()).throw(OSError('offline')))
+    assert 'cannot be had' in said(pretrained, 'resnet18', 3, 'timm')
