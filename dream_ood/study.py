@@ -67,6 +67,9 @@ def check_names(p):
         ('decoding.pools',p.decoding.pools,()), ('sampling.pools',p.sampling.pools,('begun','provenance')),
         ('dream_id.shift_sets',p.dream_id.shift_sets or (),()), ('data.ood',p.data.ood,())):
         for n in names: fit_name(where, n, kept)
+    for where,text in (('foundation.prompt',p.foundation.prompt), *(p.foundation.suffixes or {}).items(), *p.data.nouns.items()):
+        if re.search('[\0-\x08\x0b-\x1f\x7f-\x9f]', text):   # YAML reads \x85 as a space
+            raise ValueError(f'{where!r} has a control character among its words: {short(text)}')
     for where,text in (('prompt',p.foundation.prompt), *(p.foundation.suffixes or {}).items()):
         if set('{}')&set(text.replace('{}','')):
             raise ValueError(f'foundation: {where!r} has a brace ({short(text)}): a prompt has one {{}}, and no other')
