@@ -148,7 +148,8 @@ def main():
                 rows+[r for r in old if r['module'] not in {q['module'] for q in rows}])
     alive = [r for r in rows if r['outcome']=='survived']
     n = Counter(r['outcome'] for r in rows)
-    print(f"{len(rows)} mutants: {n['killed']} killed, {n['too long']} ran without end, {len(alive)} survived, of which {sum(bool(r['why']) for r in alive)} are explained")
+    print(f"{len(rows)} mutants: {n['killed']} killed, {n['too long']} ran without end, {len(alive)} survived, "
+          f"of which {sum(bool(r['why']) for r in alive)} are explained")
     sys.exit(any(not r['why'] for r in alive))
 
 if __name__=='__main__': main()

@@ -23,6 +23,8 @@ BRIEF = 'import atexit,gc; gc.set_threshold(10_000); atexit.register(gc.freeze)'
 class Mistake(Exception):
     "The sentence that a notebook ended in."
 
+
+# %% ../nbs/11_workflow.ipynb #b10000f2
 def defaults(
     notebook # its path
 )->dict: # name -> value, or ... of what is no plain value; None if no cell is tagged `parameters`
@@ -61,6 +63,8 @@ def from_words(notebook, words)->dict: # raises Mistake
         if isinstance(known.get(n), str) and not isinstance(out.get(n), str): out[n] = v
     return out
 
+
+# %% ../nbs/11_workflow.ipynb #b10000f3
 def runtime_sockets():
     "Kernels reached by files: ports of the machine are guessed, and two kernels started at once may guess the same."
     from jupyter_client import AsyncKernelManager
@@ -95,6 +99,7 @@ def execute_notebook(
         except papermill.PapermillExecutionError as e:
             if e.ename=='DreamError': raise Mistake(e.evalue) from None
             raise
+
 
 # %% ../nbs/11_workflow.ipynb #b1000010
 def alive(
