@@ -237,7 +237,7 @@ def test_what_is_kept_is_the_most_extreme(z, how, M, seed, rule, noise):
     g,inward = torch.Generator().manual_seed(seed),rule=='inliers'
     q = {k:v for k,v in how.items() if k!='candidates'}
     plain = plain_knn(z, M, lambda b: Candidates(Space(z),b,how['sigma'],how['candidates'],g,
-                                                 noise=='shared').vectors(), inward=inward, **q)
+                                                 noise=='shared').vectors(), **q, **({'inward':True} if inward else {}))
     # of equal embeddings either may come first
     assert torch.allclose(s.distance, plain.distance, atol=2e-6) and torch.equal(s.boundary,
         plain.boundary) or len(z.unique(dim=0))<len(z) or inward
