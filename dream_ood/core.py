@@ -133,7 +133,7 @@ def save_table(path, df):
 
 # %% ../nbs/00_core.ipynb #c0de0001
 def save_state(path, state):
-    "Write the state of a training (dictionaries and lists of tensors, numbers and words) as safetensors, not as pickle."
+    "Write the state of a training (mappings and lists of tensors, numbers and words) as safetensors, not as pickle."
     tensors = {}
     def plain(x):
         if torch.is_tensor(x):
@@ -154,7 +154,8 @@ def load_state(path): # tuples are lists in it; raises DreamError if the file is
             said,tensors = json.loads(f.metadata()['state']),{k:f.get_tensor(k) for k in f.keys()}
         return whole(said)
     except Exception as e:
-        raise DreamError(f'{nice(path)!r} is damaged ({type(e).__name__}): delete it and run its stage again.') from None
+        raise DreamError(f'{nice(path)!r} is damaged ({type(e).__name__}): delete it and run its stage again.'
+                         ) from None
 
 def resumed(
     path,      # of a checkpoint

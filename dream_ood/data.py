@@ -890,8 +890,8 @@ def look_through(
         bad += [f for f,e in zip(files[n],t.error) if e and f not in bad]
         where[n] = dict(zip(t.digest, files[n]))
         away = led_out(resolve(s.path), files[n])
-        led = (f'{nice(resolve(s.path))}: {len(away)} picture{"s lie" if len(away)>1 else " lies"} outside of it, by way '
-               f'of links ({a_few([nice(f) for f in away])}), and may be shown in what is made of them.') if away else ''
+        led = (f'{nice(resolve(s.path))}: {len(away)} picture{"s lie" if len(away)>1 else " lies"} outside of it, by '
+               f'way of links ({a_few([nice(f) for f in away])}), and may be shown in what is made.') if away else ''
         said += [w for w in (left_out(s, c), led, *copies_said(s, d, c)) if w and w not in said]
     if bad: raise cannot_be_read(bad)
     for n in [*where][1:]:

@@ -76,7 +76,8 @@ def numbered(
 )->pd.DataFrame: # with a file and a seed for each image
     "Name each image of a plan and give it a seed of its own. Raises DreamError for a class that can be no folder."
     for c in df['class'].unique():
-        if why := unfit(c): raise DreamError(f'Pool {name!r}: {short(c)} becomes a folder, and {why}: take another name.')
+        if why := unfit(c):
+            raise DreamError(f'Pool {name!r}: {short(c)} becomes a folder, and {why}: take another name.')
     at = list(zip(df['class'],df['index']))
     df = df.assign(file=[f'{c}/{i:05d}.png' for c,i in at], seed=[seed_for(seed,'decode',name,c,i) for c,i in at],
                    source=source, rule=rule)

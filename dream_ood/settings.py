@@ -84,14 +84,14 @@ def split_in_three(
     if twice := [s for s in SPLITS if s in d]:
         raise ValueError(f"images is split into train, validation and test, so leave out {', '.join(twice)}; a null "
                          "takes away what a base gives")
-    root = resolve(str(path))
+    root = resolve(str(path)); said = short(nice(root), 200)
     if not os.path.isdir(root):
-        raise ValueError(f'there is no image folder {short(nice(root), 200)}: put the images there, one subfolder for each '
+        raise ValueError(f'there is no image folder {said}: put the images there, one subfolder for each '
                          'class, or correct the path')
     try: found = sorted(f.name for f in root.iterdir() if f.is_dir() and f.name[0] not in '._')
-    except OSError as e: raise ValueError(f'the image folder {short(nice(root), 200)} cannot be read ({e.strerror})') from None
+    except OSError as e: raise ValueError(f'the image folder {said} cannot be read ({e.strerror})') from None
     if len(found)<2:
-        raise ValueError(f"the image folder {short(nice(root), 200)} has {len(found) or 'no'} "
+        raise ValueError(f"the image folder {said} has {len(found) or 'no'} "
                          f"subfolder{'s' if len(found)!=1 else ''}: it needs one for each class, and two classes or "
                          "more")
     return ({'classes':found} | {k:v for k,v in d.items() if k!='images'}

@@ -160,8 +160,8 @@ def run_foundation(
     words = {}
     for c,n in nouns.items():
         if (twin := words.setdefault(tuple(token_ids(pipe, n)), c))!=c:
-            raise DreamError(f'Classes {twin!r} and {c!r} are the same word to the foundation: give one of them another '
-                             'in data.nouns.')
+            raise DreamError(f'Classes {twin!r} and {c!r} are the same word to the foundation: give one of them '
+                             'another in data.nouns.')
     Γ = anchors(pipe, list(nouns.values()))
     shown,empty = spread(list(nouns.items()),20),encode_empty(pipe)
     images = [draw(pipe, [n]*6, [seed_for(run.seed,'foundation',n,i) for i in range(6)],

@@ -67,9 +67,13 @@ def check_names(p):
         ('decoding.pools',p.decoding.pools,()), ('sampling.pools',p.sampling.pools,('begun','provenance')),
         ('dream_id.shift_sets',p.dream_id.shift_sets or (),()), ('data.ood',p.data.ood,())):
         for n in names: fit_name(where, n, kept)
-    for where,text in (('prompt',p.foundation.prompt), *(p.foundation.suffixes or {}).items()):
+    prompts = [('foundation.prompt',p.foundation.prompt), *(p.foundation.suffixes or {}).items()]
+    for where,text in (*prompts, *p.data.nouns.items()):
+        if re.search('[\0-\x08\x0b-\x1f\x7f-\x9f]', text):   # YAML reads \x85 as a space
+            raise ValueError(f'{where!r} has a control character among its words: {short(text)}')
+    for where,text in prompts:
         if set('{}')&set(text.replace('{}','')):
-            raise ValueError(f'foundation: {where!r} has a brace ({short(text)}): a prompt has one {{}}, and no other')
+            raise ValueError(f'{where!r} has a brace ({short(text)}): a prompt has one {{}}, and no other')
 
 # %% ../nbs/00_study.ipynb #5a0000f2
 class Profile(Section):
@@ -173,20 +177,21 @@ LARGEST = 2**22   # bytes of a profile
 
 def read_profile(path, above=())->dict: # above: the profiles that are based on it
     "What a profile says, together with its base. Raises DreamError."
-    p = resolve(path).absolute()
+    p,said = resolve(path).absolute(),short(str(path), 200)
+    upper = short(nice(above[-1]), 200) if above else ''
     if p in above:
-        raise DreamError(f'Profile {short(str(path), 200)} is based on itself, by way of {short(nice(above[-1]), 200)}: take one `base` '
+        raise DreamError(f'Profile {said} is based on itself, by way of {upper}: take one `base` '
                          'out.')
     if not os.path.isfile(p):   # nor a pipe, which would be waited for
-        raise DreamError(f'There is no profile {short(str(path), 200)}'+(f', which {short(nice(above[-1]), 200)} has as its base' if above
+        raise DreamError(f'There is no profile {said}'+(f', which {upper} has as its base' if above
             else '')+': give the path of a YAML file such as profiles/mini.yaml.')
     if p.stat().st_size>LARGEST:
-        raise DreamError(f'{short(str(path), 200)} has more than {LARGEST//2**20} MB: give the path of a profile.')
+        raise DreamError(f'{said} has more than {LARGEST//2**20} MB: give the path of a profile.')
     try: d = read_yaml(p.read_text())
-    except OSError as e: raise DreamError(f'Profile {short(str(path), 200)} cannot be read ({e.strerror}): mend that.') from None
+    except OSError as e: raise DreamError(f'Profile {said} cannot be read ({e.strerror}): mend that.') from None
     except ValueError as e:
-        raise DreamError(f'Profile {short(str(path), 200)} is not valid YAML: {str(e).rstrip(".")}.') from None
-    if not isinstance(d,dict): raise DreamError(f'Profile {short(str(path), 200)} holds no keys: start from profiles/mini.yaml.')
+        raise DreamError(f'Profile {said} is not valid YAML: {str(e).rstrip(".")}.') from None
+    if not isinstance(d,dict): raise DreamError(f'Profile {said} holds no keys: start from profiles/mini.yaml.')
     if (base := d.pop('base',None)) is None: return d
     near = p.parent/str(base)
     far = os.path.exists(resolve(str(base))) or not os.path.exists(near)

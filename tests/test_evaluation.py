@@ -347,6 +347,11 @@ def test_bootstrap_of_one_image_and_of_constant_scores_has_no_width(i, o):
     b = bootstrap_metrics(i,o,20)
     assert (b.lo<=b.value).all() and (b.value<=b.hi).all() and b.loc['auroc'].nunique()==1
 
+def test_a_bootstrap_has_a_thousand_draws_seed_0_and_95_percent():
+    i,o = [1.,2.,2.,4.,5.],[0.,2.,3.]
+    assert bootstrap_metrics(i,o).equals(bootstrap_metrics(i,o,1000,0,.95))
+    assert not bootstrap_metrics(i,o).equals(bootstrap_metrics(i,o,1000,0,.5))
+
 def seeds(**methods): # method -> AUROC of two near sets' mean, seed by seed
     return pd.DataFrame([dict(method=m,ood_set=s,group='near',seed=k,auroc=v+d,fpr95=1-v-d) for m,vs in methods.items()
                          for k,v in enumerate(vs) for s,d in (('x',-.01),('y',.01))])
@@ -408,6 +413,13 @@ def test_ece_equals_scikit_learns_bins(made):
     for bad,words in ((x._replace(labels=x.labels+4),'Labels reach'),
                       (x._replace(logits=x.logits[:,:3]),'3 outputs for 4 classes')):
         with pytest.raises(DreamError, match=words): ece(bad,4)
+
+def test_a_bin_has_its_upper_end_and_there_are_fifteen():
+    o = Outputs(torch.tensor([[0.,0.],[np.log(1.5),0.]]), None, torch.tensor([1,0]))   # wrong, of .5; right, of .6
+    assert ece(o, 2, 2)==pytest.approx(.45)
+    g = torch.Generator().manual_seed(0)
+    o = Outputs(torch.randn(200,3,generator=g), None, torch.randint(3,(200,),generator=g))
+    assert ece(o, 3)==ece(o, 3, 15)!=ece(o, 3, 16)
 
 @pytest.mark.parametrize('levels', [1,4,1000])
 def test_coverage_and_threshold_by_counting(levels):

@@ -59,6 +59,10 @@ def test_knn_keeps_the_farthest_candidates_of_each_boundary_point():
         np.testing.assert_allclose(sorted(s.distance[mine]), np.sort(brute(v,K))[-2:], atol=1e-6)
         assert all((v==x).all(1).any() for x in s.z[mine])
 
+def test_the_farthest_is_at_the_top():
+    D = torch.tensor([[3.,1.,2.,2.]])
+    assert percentiles(D, (torch.zeros(4).long(),torch.arange(4))).tolist()==[1,.25,.75,.75]
+
 def test_percentiles_of_the_rules():
     g = torch.Generator().manual_seed(0)
     around = Candidates(z, boundary_points(z,K,20), .1, 1000, g).distances(K)
