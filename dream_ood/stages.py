@@ -121,8 +121,8 @@ def launched(folder, stage:str, name=''):
         run = Run(Profile(**load_json(folder/'profile.json')), folder.name.removeprefix('seed'), folder.parent.parent)
         if stage=='latent_space': trained_encoder(run)
         else:
-            at,train = run.stage(stage),id_set(run.profile.data,'train')
-            optimised(run, name, at, train, vae_images(run, train, at/'vae.safetensors'))
+            begun,train = run.stage(stage),id_set(run.profile.data,'train')
+            optimised(run, name, begun, train, vae_images(run, train, begun/'vae.safetensors'))
     except DreamError as e:
         with atomic(folder/f'.{stage}.said') as f: f.write_text(str(e))
         raise SystemExit(1) from None
@@ -651,7 +651,8 @@ def optimised(
     t,c = run.profile.training,run.profile.training.contenders[name]
     net = classifier_of(run, c.start, stage) if c.start else fresh(run, backbone=c.backbone)
     outliers = outliers_of(run, c.outliers, c.per_class, c.distance) if c.outliers and c.outliers not in MADE else None
-    return train_contender(t, c, net, train, run.profile.data, outliers, vae, run.seed, stage/f'{name}.checkpoint', name)
+    checkpoint = stage/f'{name}.checkpoint'
+    return train_contender(t, c, net, train, run.profile.data, outliers, vae, run.seed, checkpoint, name)
 
 def train_one(
     run:Run, name:str, stage:Stage, train:ImageSet, vae:ImageSet=None # see `optimised`
