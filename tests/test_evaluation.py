@@ -388,6 +388,13 @@ def test_holm_and_versus():
     t = versus(seeds(a=[.9,.91,.89],b=[.5,.52,.5],c=[.9,.92,.88]),'a')
     assert list(t.b)==['b','c'] and list(t.significant)==[True,False] and np.allclose(t.p_holm,holm(t.p))
 
+def test_two_seeds_are_enough_rows_keep_their_order_and_level_is_no_win():
+    t = seeds(b=[.8,.9],a=[.7,.75])
+    assert [*over_seeds(t).index]==[('b','near'),('a','near')] and paired(t,'b','b')['wins']==0
+    t = versus(seeds(a=[.6,.59,.54],b=[.5]*3),'a')
+    assert .05<t.p[0]<.1 and not t.significant[0]
+    assert versus(seeds(a=[.6,.59,.54],b=[.5]*3),'a',alpha=.1).significant[0]
+
 # for practitioners
 
 def test_auroc_by_class_and_what_it_refuses():
