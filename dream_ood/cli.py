@@ -281,7 +281,8 @@ def answers(
         first,second = p.topk(min(2,len(p))).indices.tolist()
         answer = classify.classes[first] if score>=classify.threshold else UNKNOWN
         yield dict(file=plain_path(f), answer=answer, best=classify.classes[first],
-                   probability=round(float(p[first]),4), runner_up=classify.classes[second], score=round(score,4), threshold=round(classify.threshold,4))
+                   probability=round(float(p[first]),4), runner_up=classify.classes[second],
+                   score=round(score,4), threshold=round(classify.threshold,4))
 
 # %% ../nbs/12_command_line.ipynb #83d51bc7
 HEADS = ['file','answer','best','probability','runner_up','score','threshold']

@@ -1,4 +1,4 @@
-"Same profile, same seed, same kind of machine, same threads: the same artifacts, byte for byte, through all eight stages."
+"Same profile, seed, kind of machine and threads: the same artifacts, byte for byte, through all eight stages."
 import random
 import numpy as np, pytest, torch, yaml
 from dream_ood import stages

@@ -34,8 +34,8 @@ if workflow.is_main_process:
 
 # The first seed has every core, so that its table comes soon. The others then run beside one another on their share, as
 # do all seeds of the paper's studies: much of a notebook (its imports, its pictures) keeps one core busy. A GPU is not
-# shared; on a cluster (--jobs) each job has a machine of its own, where the environment says what was granted. The first
-# two stages are mostly one thread's work.
+# shared; on a cluster (--jobs) each job has a machine of its own, where the environment says what was granted. The
+# first two stages are mostly one thread's work.
 CLUSTER = workflow.resource_settings.nodes is not None
 GRANTED = 0 if workflow.is_main_process else int(os.environ.get('SLURM_CPUS_PER_TASK', 0))
 CORES   = GRANTED or (8 if CLUSTER else workflow.cores or 8)
