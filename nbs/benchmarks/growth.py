@@ -3,12 +3,13 @@
     python nbs/benchmarks/growth.py [OUT.csv]           # minutes; a killed call goes on where it was
     python nbs/benchmarks/growth.py --one KIND N        # one point, as JSON
 
-Every point is measured in a process of its own, on one thread: the processor time of the work alone (imports and made-up
-inputs left out), which other work on the machine changes little, and by how much the process's peak memory rose.
+Every point is measured in a process of its own, on one thread: the processor time of the work alone (imports, made-up
+inputs and a first call at the smallest size left out), which other work on the machine changes little, and by how much
+the memory of the process rose at most. Needs Linux.
 """
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -87,12 +88,17 @@ def work(kind, n):
     return lambda: fit_detector('knn', torch.nn.Linear(128, 8), bank)(new)
 
 def one(kind, n):
-    "Processor seconds and megabytes of one point."
+    "Processor seconds and megabytes of one point, after the same at the smallest size, which compiles what is compiled."
+    work(kind, SIZES[kind][0])()
     call = work(kind, n)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    Path('/proc/self/clear_refs').write_text('5')       # the peak is counted from here
+    before, start = memory('VmRSS'), time.process_time()
     call()
-    return dict(seconds=time.process_time()-start,
-                megabytes=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)/1024)
+    return dict(seconds=time.process_time()-start, megabytes=memory('VmHWM')-before)
+
+def memory(what):
+    "Megabytes that this process has (VmRSS), or had at most (VmHWM)."
+    return int(re.search(rf'{what}:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1024
 
 def main(out):
     import pandas as pd
