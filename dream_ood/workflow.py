@@ -10,7 +10,7 @@ __all__ = ['BRIEF', 'ROOM', 'SHUT', 'NO_ROOM', 'KILLED', 'INTERRUPTED', 'FOLLOWS
 
 # %% ../nbs/11_workflow.ipynb #b1000004
 import ast,errno,io,json,keyword,os,signal,sys,tempfile,threading,time
-from contextlib import contextmanager,redirect_stderr
+from contextlib import contextmanager,redirect_stderr,suppress
 from pathlib import Path
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.base import LogHandlerBase
