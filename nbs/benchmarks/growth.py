@@ -108,7 +108,7 @@ def main(out):
     made = provenance()
     rows = pd.read_csv(out).to_dict('records') if Path(out).exists() else []
     done = {(r['kind'], r['n'], r['repeat']) for r in rows}
-    for repeat in range(2):
+    for repeat in range(1):
         for kind, sizes in SIZES.items():
             for n in sizes:
                 if (kind, n, repeat) in done: continue
