@@ -367,7 +367,7 @@ def test_a_card_is_front_matter_and_text():
                                                                     flags=re.M) and '\n# c' not in text
     head = render('card.md.j2', study='a', pool='b: [c', seed=0, images=1, drawn=1, made='x', model='m',
                   prompt='a\n---\nb: {}', steps=1,
-                  guidance=1, size=8, guide={}, rule=dict(k='x\n# y'), outliers=True)
+                  guidance=1, size=8, guide={}, rule=dict(k='x\n# y'), outliers=True, packed=False)
     assert yaml.safe_load(head.split('---')[1])['pretty_name']=='a, b: [c, seed 0' and '\n# y' not in head
     assert head.count('\n---')==1
 
