@@ -166,6 +166,7 @@ def mend(self:Stage, aside:Path):
               f'{aside.relative_to(self.run.folder)} of the run folder')
     return self
 
+# %% ../nbs/00_runs.ipynb #6b477aac
 @patch
 def finish(self:Stage, *outputs):
     """Record this stage as done. `outputs`: file names to hash; default: every file in the folder. What a killed

@@ -45,6 +45,7 @@ NO_ROOM = {errno.ENOSPC:ROOM, errno.EDQUOT:ROOM, errno.EROFS:SHUT, errno.EACCES:
 KILLED = ('Its kernel was killed. Often that is for want of memory: make batches smaller, or give it a machine with '
           'more, and call it again.')
 
+# %% ../nbs/11_workflow.ipynb #618ddee5
 def execute_notebook(
     notebook,    # its path
     output,      # the path of the executed copy
