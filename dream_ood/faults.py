@@ -46,6 +46,7 @@ def short_notebook(stage:str): # nbformat notebook
     kernel = dict(name='python3', display_name='python3', language='python')
     return nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel))
 
+# %% ../nbs/13_faults.ipynb #bb81e87d
 class Place:
     "A folder that the graph is called in."
     def __init__(self, folder, study:dict, mark:str):
@@ -150,6 +151,7 @@ ROWS = ['fault','moment','said','expected','outcome','seconds','processor_second
 
 class Skipped(Exception): "A fault that cannot be made on this machine, and why."
 
+# %% ../nbs/13_faults.ipynb #8027c618
 class Campaign:
     "All faults, one after another, on one study."
     def __init__(self,
@@ -287,6 +289,7 @@ def under_fire(c:Campaign, n:int)->Place:
         place = c.copy(f'kills{n}', [*STAGES][k:])
     return place
 
+# %% ../nbs/13_faults.ipynb #490db341
 def killed(c:Campaign, most:int=8):
     "Kill, go on, kill again; after some kills of one graph let it end."
     while (i := len(c.done('killed')))<c.kills:
@@ -384,6 +387,7 @@ def full_disk(c:Campaign):
         c.record(began, ('full disk', 'room is made', call.said, 'the bytes of the calm run', compared(call, c.calm)))
     finally: unmount(place/'_runs')
 
+# %% ../nbs/13_faults.ipynb #dc333e69
 def read_only(c:Campaign):
     "A run folder that cannot be written, half-way."
     place,began = c.copy('read_only'),clocks()
@@ -475,6 +479,7 @@ def rebooted(c:Campaign):
     c.record(began, ('machine rebooted', 'locks, notes and half-written files of dead processes', call.said,
                      'the bytes of the calm run', compared(call, c.calm)))
 
+# %% ../nbs/13_faults.ipynb #aa3f0544
 def same_number(pid:int): # Popen
     "A process with a given number; raises Skipped where none can be had."
     for _ in range(200):
@@ -558,6 +563,7 @@ def undisturbed(c:Campaign):
         c.save()
     c.timing = load_json(file)
 
+# %% ../nbs/13_faults.ipynb #74b09890
 def run_campaign(
     folder='_faults',              # of places, rows and table
     profile='',                    # of a study, of which seed 0 is run; default: `small_study`
