@@ -80,9 +80,12 @@ def run_data(run:Run):
     stage.finish()
 
 # %% ../nbs/01_parallel.ipynb #ae928039
-def processes()->int: # DREAM_OOD_PROCESSES; default: the GPUs in sight; at least 1
+def processes(
+    *batches:int # images of a step, of each kind that is shared
+)->int: # DREAM_OOD_PROCESSES; default: as many of the GPUs in sight as share the batches evenly; at least 1
     "How many processes train one network. Raises DreamError if the variable is no number."
-    said = os.environ.get('DREAM_OOD_PROCESSES') or str(torch.cuda.device_count())
+    said = os.environ.get('DREAM_OOD_PROCESSES')
+    if said is None: return next((n for n in range(torch.cuda.device_count(),1,-1) if not any(b%n for b in batches)), 1)
     if not said.isdecimal():
         raise DreamError(f'DREAM_OOD_PROCESSES is {said!r}: give the number of processes that train, or leave it out.')
     return max(1, int(said))
@@ -90,11 +93,13 @@ def processes()->int: # DREAM_OOD_PROCESSES; default: the GPUs in sight; at leas
 def together(
     run:Run,
     stage:str,   # 'latent_space' | 'training'; begun
+    *batches:int,# see `processes`
     name:str=''  # of a contender
 ):
     """Have accelerate train on several devices, up to the checkpoint that the stage goes on from; nothing on one.
     Raises the DreamError that it ended in."""
-    if (n := processes())<2: return
+    n = 1 if run.profile.small and 'DREAM_OOD_PROCESSES' not in os.environ else processes(*batches)
+    if n<2: return
     words = ['--multi_gpu','--num_processes',n,'--num_machines',1,'--mixed_precision','no','--dynamo_backend','no',
              '-m','dream_ood','rank',run.folder,stage,*([name] if name else [])]
     threads = {'OMP_NUM_THREADS':str(max(1, torch.get_num_threads()//n))}
@@ -199,8 +204,9 @@ def run_latent_space(run:Run):
     if stage.done: return stage.skip()
     stage.begin()
     p,anchors = run.profile,anchors_of(run)['anchors']
-    together(run, 'latent_space')
-    (encoder,history),train,classes = trained_encoder(run),id_set(p.data,'train'),p.data.classes
+    train,classes = id_set(p.data,'train'),p.data.classes
+    together(run, 'latent_space', min(p.latent_space.batch_size,len(train)))
+    encoder,history = trained_encoder(run)
     z,y = embed(encoder, train, p.data)
     save_tensors(stage/'encoder.safetensors', **encoder.state_dict())
     save_tensors(stage/'embeddings.safetensors', z=z, y=y)
@@ -658,7 +664,10 @@ def train_one(
     run:Run, name:str, stage:Stage, train:ImageSet, vae:ImageSet=None # see `optimised`
 ):
     "Train one contender, or finish it; writes NAME.csv (a row a step) and then NAME.safetensors (the network and φ)."
-    if run.profile.training.contenders[name].outliers not in MADE: together(run, 'training', name)
+    c = run.profile.training.contenders[name]
+    plan = make_plan(run.profile.training, c, len(train))
+    shown = plan.outliers if c.outliers else 0
+    if c.outliers not in MADE: together(run, 'training', plan.batch_size-plan.vae, plan.vae, shown, name=name)
     net,phi,history = optimised(run, name, stage, train, vae)
     save_table(stage/f'{name}.csv', history)
     save_tensors(stage/f'{name}.safetensors', **{f'net.{k}':v for k,v in net.state_dict().items()},

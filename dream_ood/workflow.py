@@ -215,14 +215,20 @@ def withdraw(
 def lost_dreams(
     stage # decoding
 )->dict: # file -> what has happened to it
-    "Pictures that are not there, or not of the size that their table has: whoever trains on them would not know."
+    "Pictures, or shards of them, that are not there, or not of the size that their table has: whoever trains on them would not know."
     from dream_ood.runs import harm
     found,bad = {},{stage/f for f in stage.damaged}
     for table in {*stage.folder.glob('*/metadata.parquet')}-bad:
         import pandas as pd
-        rows = pd.read_parquet(table, columns=['file','bytes']).itertuples(index=False)
-        seen = {f'{table.parent.name}/{f}':harm(table.parent/f, dict(size=size)) for f,size in rows}
-        if not all(seen.values()): found |= {f:h for f,h in seen.items() if h}   # else none lies beside its table
+        t = pd.read_parquet(table)
+        if 'shard' in t:      # these lie in tar files, which end after the last of them
+            ends = (t.offset+t.bytes).groupby(t['shard']).max()
+            short = {f:table.parent/f for f,end in ends.items()
+                     if not (table.parent/f).is_file() or (table.parent/f).stat().st_size<end}
+            found |= {f'{table.parent.name}/{f}':'was cut short' if p.exists() else 'is lost' for f,p in short.items()}
+            continue
+        seen = {f'{table.parent.name}/{f}':harm(table.parent/f, dict(size=size)) for f,size in zip(t.file,t.bytes)}
+        found |= {f:h for f,h in seen.items() if h}
     return found
 
 # %% ../nbs/11_workflow.ipynb #b10000c2
@@ -245,7 +251,6 @@ def seal(home:Path):
 
 def check_seal(home:Path):
     "Set aside what is no longer as it was sealed, so that it is made again."
-    import json
     from dream_ood.core import nice
     from dream_ood.runs import harm
     try: kept = json.loads((home/'done'/'table1.json').read_text())

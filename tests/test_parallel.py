@@ -64,3 +64,15 @@ def test_a_number_of_processes_is_one(monkeypatch):
     with pytest.raises(DreamError, match='give the number'): stages.processes()
     monkeypatch.delenv('DREAM_OOD_PROCESSES')
     assert stages.processes()==max(1, torch.cuda.device_count())
+
+def test_without_a_word_so_many_gpus_train_as_share_the_batches(monkeypatch):
+    monkeypatch.delenv('DREAM_OOD_PROCESSES', raising=False)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 6)
+    assert [stages.processes(*b) for b in ((160,), (24,72,32), (7,))]==[5,4,1]
+
+def test_the_bundled_miniatures_train_in_one_process_unless_told(tmp_path, monkeypatch):
+    run = ready('bundled', tmp_path)
+    monkeypatch.delenv('DREAM_OOD_PROCESSES', raising=False)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setattr(stages.subprocess, 'Popen', lambda *a,**k: pytest.fail('several were started'))
+    stages.together(run, 'training', 8)

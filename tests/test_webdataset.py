@@ -110,3 +110,18 @@ def test_what_is_refused_is_set_aside_in_shards_and_taken_back(settings, tmp_pat
     monkeypatch.setattr(decoding, 'draw', None)                 # nothing has to be drawn
     run_decoding(run)
     assert len(in_shards(knn)) == 21 and refused(run).loc["knn", "black"] == 0
+
+def test_a_shard_that_is_lost_or_cut_short_is_named_and_so_are_pictures(both):
+    from dream_ood.workflow import lost_dreams
+    files, tars = (r.stage('decoding') for r in both)
+    assert lost_dreams(files) == lost_dreams(tars) == {}
+    shard, pictures = tars/'knn'/'shard-000001.tar', [*(files/'names').rglob('*.png')]
+    before = {f: f.read_bytes() for f in (shard, *pictures)}
+    try:
+        shard.write_bytes(before[shard][:600])
+        assert lost_dreams(tars) == {'knn/shard-000001.tar': 'was cut short'}
+        for f in before: f.unlink()
+        assert lost_dreams(tars) == {'knn/shard-000001.tar': 'is lost'}
+        assert {*lost_dreams(files).values()} == {'is lost'} and len(lost_dreams(files)) == len(pictures) == POOLS['names']
+    finally:
+        for f, data in before.items(): f.write_bytes(data)
