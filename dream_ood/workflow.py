@@ -215,7 +215,7 @@ def withdraw(
 def lost_dreams(
     stage # decoding
 )->dict: # file -> what has happened to it
-    "Pictures, or shards of them, that are not there, or not of the size that their table has: whoever trains on them would not know."
+    "Pictures, or shards of them, that are lost or not as long as their table says: who trains on them would not know."
     from dream_ood.runs import harm
     found,bad = {},{stage/f for f in stage.damaged}
     for table in {*stage.folder.glob('*/metadata.parquet')}-bad:

@@ -122,6 +122,7 @@ def test_a_shard_that_is_lost_or_cut_short_is_named_and_so_are_pictures(both):
         assert lost_dreams(tars) == {'knn/shard-000001.tar': 'was cut short'}
         for f in before: f.unlink()
         assert lost_dreams(tars) == {'knn/shard-000001.tar': 'is lost'}
-        assert {*lost_dreams(files).values()} == {'is lost'} and len(lost_dreams(files)) == len(pictures) == POOLS['names']
+        lost = lost_dreams(files)
+        assert {*lost.values()} == {'is lost'} and len(lost) == len(pictures) == POOLS['names']
     finally:
         for f, data in before.items(): f.write_bytes(data)
