@@ -8,9 +8,9 @@ __all__ = ['ALL', 'THIRDS', 'PAPER', 'SIGNS', 'MATTERS', 'TESTS', 'KINDS', 'LEAR
            'dream_id_study', 'axes', 'value_name', 'ablations_study', 'foundation_study', 'studies', 'needs',
            'paper_home', 'write_studies', 'open_runs', 'gather', 'groups_of', 'with_all', 'by_seed', 'half_width',
            'plus_minus', 'made_from', 'escaped', 'latex', 'publish_table', 'publish_figure', 'above', 'p_values',
-           't_test', 'judged', 'power_of', 'seeds_needed', 'seeds_said', 'corrected', 'p_said', 'needed_said',
-           'table_of_tests', 'gain', 'reported', 'said', 'record_claim', 'kind_of', 'colour_of', 'legend_of_kinds',
-           'plot_rows', 'plot_axis']
+           't_test', 'decided', 'judged', 'power_of', 'seeds_needed', 'seeds_said', 'shaffer', 'corrected', 'p_said',
+           'needed_said', 'table_of_tests', 'gain', 'reported', 'said', 'record_claim', 'kind_of', 'colour_of',
+           'legend_of_kinds', 'plot_rows', 'plot_axis']
 
 # %% ../nbs/10_paper.ipynb #953ca924
 import re,subprocess,sys
@@ -361,18 +361,29 @@ def t_test(
     return dict(of=of, measure=measure, kind=kind, margin=margin, effect=margin or MATTERS[measure], gains=d.tolist(),
                 n=len(d), mean=float(d.mean()), sd=float(d.std(ddof=1)) if len(d)>1 else nan,
                 low=float(d.mean()-half), high=float(d.mean()+half), p=float(np.minimum(pro,con)),
-                side='the opposite' if con<pro else 'holds')
+                side='the opposite' if con<pro else 'holds',
+                p_alike=p_values(d, 'equivalence', MATTERS[measure])[0] if kind=='superiority' else nan)
 
 # %% ../nbs/10_paper.ipynb #a11ce008
+def decided(
+    t:dict,               # as of `t_test`
+    after='',             # or '_corrected': which p values
+    alpha:float=.05
+)->tuple: # 'holds' | 'the opposite' | 'alike' | 'undecided', and the p value that says so
+    "What a test shows; NaN is below nothing."
+    p,same = t['p'+after],t['p_alike'+after]
+    if p<alpha: return t['side'],p
+    return ('alike',same) if same<alpha else ('undecided',float(np.nanmin([1.,p,same])))
+
 def judged(
     tests:list,           # of one claim, as of `t_test`
-    p='p',                # or 'p_holm': which p values
-    alpha:float=.05
-)->str: # 'holds' | 'partly' | 'no, undecided' | 'no, the opposite'
+    after='', alpha:float=.05 # as of `decided`
+)->str: # 'holds' | 'partly' | 'no, undecided' | 'no, alike' | 'no, the opposite'
     "What the tests of a claim say of it."
-    said = [t['side'] if t[p]<alpha else 'undecided' for t in tests]     # NaN is below nothing
+    said = [decided(t, after, alpha)[0] for t in tests]
     return ('holds' if {*said}=={'holds'} else 'partly' if 'holds' in said
-            else 'no, the opposite' if 'the opposite' in said else 'no, undecided')
+            else 'no, the opposite' if 'the opposite' in said else 'no, alike' if {*said}=={'alike'}
+            else 'no, undecided')
 
 # %% ../nbs/10_paper.ipynb #a11ce002
 @lru_cache(None)
@@ -407,25 +418,41 @@ def seeds_said(n:float, most:int=100)->str:
     return 'unknown' if np.isnan(n) else f'more than {most}' if n>most else f'{n:.0f}'
 
 # %% ../nbs/10_paper.ipynb #a11ce005
+def shaffer(
+    p # (m, k): p values of m tests, each of k hypotheses of which at most one is true; NaN: there is none
+)->np.ndarray: # (m, k); with k = 1, those of Holm's method
+    "P values corrected by Holm's method with Shaffer's factor: all rejections below α together err at most with α."
+    p = np.asarray(p, dtype=float).reshape(len(p), -1)
+    open_,out,least = (~np.isnan(p)).sum(1),np.full(p.shape, nan),0.
+    for i,j in zip(*np.unravel_index(np.argsort(p, axis=None, kind='stable'), p.shape)):
+        if np.isnan(p[i,j]): break                        # they come last
+        least = out[i,j] = max(least, min(1., (open_>0).sum()*p[i,j]))
+        open_[i] -= 1
+    return out
+
 def corrected(
     claims:list,          # as `record_claim` keeps them
     alpha:float=.05, power:float=.8
-)->list: # the same, with verdict, p_holm, seeds and seeds_alone: of each claim, and of each of its tests
-    "Judge claims after Holm's correction over all of their tests, and say how many seeds would decide the rest."
-    every = [t for c in claims for t in c.get('tests', [])]
-    ps = iter(holm([1 if np.isnan(t['p']) else t['p'] for t in every]))
+)->list: # the same, with verdict, p_corrected, seeds and seeds_alone: of each claim, and of each of its tests
+    "Judge claims after the correction over all of their tests, and say how many seeds would decide the rest."
+    def again(t): return t_test(t['gains'], t['measure'], t['kind'], t['margin'], t['of']) # from what was measured
+    claims = [c|dict(tests=[again(t) for t in c.get('tests', [])]) for c in claims]
+    every = [t for c in claims for t in c['tests']]
+    ps = iter(shaffer([[1. if np.isnan(t['p']) else t['p'],t['p_alike']] for t in every]) if every else ())
+    def needed(t, level):
+        kinds = ['superiority','equivalence'] if t['kind']=='superiority' else [t['kind']]
+        return max(seeds_needed(t['sd'], t['effect'], level, power, k) for k in kinds)
     def after(t):
-        t = t|dict(p_holm=float(next(ps)))
-        by = {k:seeds_needed(t['sd'], t['effect'], a, power, t['kind'])
-              for k,a in (('seeds',alpha/len(every)),('seeds_alone',alpha))}
-        said = judged([t], 'p_holm', alpha)
+        t = t|dict(zip(('p_corrected','p_alike_corrected'), map(float, next(ps))))
+        by = {k:needed(t, a) for k,a in (('seeds',alpha/len(every)),('seeds_alone',alpha))}
+        said = judged([t], '_corrected', alpha)
         return t|dict(verdict=said)|(by if said=='no, undecided' else dict.fromkeys(by))
     def whole(c):
-        tests = [after(t) for t in c.get('tests', [])]
-        if not tests: return c|dict(verdict='not tested', tests=[], p_holm=nan, seeds=None, seeds_alone=None)
+        tests = [after(t) for t in c['tests']]
+        if not tests: return c|dict(verdict='not tested', tests=[], p_corrected=nan, seeds=None, seeds_alone=None)
         largest = {k:max((t[k] for t in tests if t[k] is not None), default=None) for k in ('seeds','seeds_alone')}
-        return c|dict(tests=tests, verdict=judged(tests, 'p_holm', alpha), p_holm=max(t['p_holm'] for t in tests),
-                      **largest)
+        return c|dict(tests=tests, verdict=judged(tests, '_corrected', alpha), **largest,
+                      p_corrected=max(decided(t, '_corrected', alpha)[1] for t in tests))
     return [whole(c) for c in claims]
 
 def p_said(p:float)->str:
@@ -475,7 +502,7 @@ def record_claim(
     verdict = judged(tests)
     save_json(home/'claims'/f'{key}.json', dict(claim=claim, reported=reported, ours=ours, verdict=verdict, page=page,
                                                 tests=tests))
-    n,p = len(tests),max(t['p'] for t in tests)
+    n,p = len(tests),max(decided(t)[1] for t in tests)
     if any(t['n']<2 for t in tests): why = 'one seed has no spread, and shows nothing'
     else: why = f'p {"" if p<.001 else "= "}{p_said(p)}{f", the largest of {n} tests" if n>1 else ""}'
     return Markdown(f'{said} **Verdict by itself: {verdict}** ({why}). Uncorrected, as are the intervals: the '

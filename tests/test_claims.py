@@ -4,8 +4,8 @@ import numpy as np,pytest
 from scipy import stats
 from dream_ood.core import DreamError,load_json
 from dream_ood.evaluation import holm
-from dream_ood.paper import (MATTERS,corrected,judged,needed_said,p_said,p_values,power_of,record_claim,seeds_needed,
-                             seeds_said,table_of_tests,t_test)
+from dream_ood.paper import (MATTERS,corrected,decided,judged,needed_said,p_said,p_values,power_of,record_claim,
+                             seeds_needed,seeds_said,shaffer,table_of_tests,t_test)
 
 def claims_of(groups, **kwargs):
     "Claims as pages record them: a list of differences for each test of each claim."
@@ -38,7 +38,7 @@ def test_turned_round_a_difference_says_the_opposite():
 @pytest.mark.parametrize('d', [[5.],[nan,nan,nan],[5.,5.1,nan]])
 def test_what_is_not_a_number_never_holds(d, kind, margin):
     c = corrected(claims_of([[d]], kind=kind, margin=margin))[0]
-    assert c['verdict'] == 'no, undecided' and c['p_holm'] == 1 and 'unknown' in needed_said(c)
+    assert c['verdict'] == 'no, undecided' and c['p_corrected'] == 1 and 'unknown' in needed_said(c)
 
 def test_differences_without_spread():
     assert p_values([0.,0.,0.]) == (1,1) and p_values([2.,2.]) == (0,1)
@@ -75,13 +75,72 @@ def test_holm_keeps_the_order_and_lies_between_none_and_bonferroni():
 def test_the_family_is_every_part_of_every_claim():
     d = np.array([[1.,1.2,1.1],[2.,2.5,2.2],[-1.,-1.1,-.9],[.1,-.2,.3]])
     after = corrected(claims_of([d[:2],d[2:]]))
-    ps = holm([t['p'] for c in after for t in c['tests']])
-    assert np.allclose([t['p_holm'] for c in after for t in c['tests']], ps)
-    assert [c['p_holm'] for c in after] == pytest.approx([max(ps[:2]),max(ps[2:])])
-    for c in after: assert c['verdict'] == judged(c['tests'],'p_holm')
+    tests = [t for c in after for t in c['tests']]
+    ps = shaffer([[t['p'],t['p_alike']] for t in tests])
+    assert np.allclose([[t['p_corrected'],t['p_alike_corrected']] for t in tests], ps)
+    said = [decided(t,'_corrected')[1] for t in tests]
+    assert [c['p_corrected'] for c in after] == pytest.approx([max(said[:2]),max(said[2:])])
+    for c in after: assert c['verdict'] == judged(c['tests'],'_corrected')
     assert corrected(claims_of([d[:1]]))[0]['verdict'] == 'holds'
     many = corrected(claims_of([d[:1]]+[d[3:]]*60))        # the same test among many
     assert {c['verdict'] for c in many} == {'no, undecided'}
+
+def test_shaffer_is_holm_where_a_test_has_one_hypothesis():
+    rng = np.random.default_rng(0)
+    for n in (1,2,7,40):
+        p = rng.uniform(size=n)**3
+        assert np.allclose(shaffer(p)[:,0], holm(p))
+        two = shaffer(np.stack([p,np.full(n,np.nan)],1))
+        assert np.allclose(two[:,0], holm(p)) and np.isnan(two[:,1]).all()
+
+def test_shaffer_by_hand():
+    "Of (.001, .2), (.01, .012) and (.03): factors 3, 3, 3, then 2, as the second has had both turns, and 1."
+    p = shaffer([[.001,.2],[.01,.012],[.03,np.nan]])
+    assert np.allclose(p, [[.003,.2],[.03,.036],[.06,np.nan]], equal_nan=True)
+
+def test_shaffer_lies_between_none_and_counting_all():
+    rng = np.random.default_rng(1)
+    for n in (1,3,20):
+        p = rng.uniform(size=(n,2))**4; q,flat = shaffer(p),p.ravel()
+        assert (np.diff(q.ravel()[flat.argsort()])>=0).all() and (q>=p).all()
+        assert (q<=np.minimum(1,n*p)+1e-12).all() and (q.ravel()<=holm(flat)+1e-12).all()
+
+# -- no difference that matters ---------------------------------------------------------------------------------------
+def test_alike_is_the_90_percent_interval_within_what_matters():
+    rng = np.random.default_rng(0); seen = set()
+    for n in (3,5,10):
+        for _ in range(100):
+            d = rng.normal(rng.normal(), abs(rng.normal()), n)
+            t = t_test(d,'accuracy'); said = decided(t)[0]; seen.add(said)
+            lo,hi = stats.t.interval(.9, n-1, d.mean(), stats.sem(d))
+            shown = stats.ttest_1samp(d, 0).pvalue < .05
+            assert (said=='alike') == (not shown and lo>-1 and hi<1)
+            assert judged([t]) == (said if said=='holds' else f'no, {said}')
+    assert seen == {'alike','undecided','holds','the opposite'}
+
+@pytest.mark.parametrize('mean', [MATTERS['fpr95'],-MATTERS['fpr95']])
+@pytest.mark.parametrize('n', [3,10])
+def test_what_matters_is_seldom_taken_for_alike(mean, n):
+    rng = np.random.default_rng(n)
+    wrong = np.mean([decided(t_test(d))[0]=='alike' for d in rng.normal(mean,.5,(2000,n))])
+    assert wrong < .05+3*(.05*.95/2000)**.5
+
+def test_only_superiority_asks_whether_two_are_alike():
+    for kind in ('non-inferiority','equivalence'):
+        assert isnan(t_test([0.,.1,-.1],kind=kind,margin=1.)['p_alike'])
+
+@pytest.mark.parametrize('n', [3,8])
+def test_a_page_of_alike_and_of_just_not_alike_errs_in_at_most_5_percent(n):
+    "Half of the claims are of no difference (ahead and behind are errors), half of one that matters (alike is)."
+    rng = np.random.default_rng(n); wrong = []
+    for _ in range(300):
+        seed = .3*rng.normal(size=n); s = rng.choice([.05,.5,2],12)
+        means = np.where(np.arange(12)<6, 0, MATTERS['fpr95'])
+        tests = [t_test(m+seed+x*rng.normal(size=n)) for m,x in zip(means,s)]
+        ps = shaffer([[t['p'],t['p_alike']] for t in tests])
+        said = [decided(t|dict(p=p,p_alike=q))[0] for t,(p,q) in zip(tests,ps)]
+        wrong.append(any(x in ('holds','the opposite') for x in said[:6]) or 'alike' in said[6:])
+    assert np.mean(wrong) < .05+3*(.05*.95/300)**.5
 
 def page_of_nothing(rng, n):
     "The tests of a page none of whose claims is true, correlated: p values, and whether one below 5% is an error."
@@ -131,8 +190,8 @@ def test_what_is_undecided_names_its_seeds():
     first,second = corrected(claims_of([[sure,d],[sure]]))
     assert first['verdict'] == 'partly' and second['verdict'] == 'holds' and needed_said(second) == ''
     sd = d.std(ddof=1)
-    assert (first['seeds'],first['seeds_alone']) == (seeds_needed(sd,MATTERS['fpr95'],.05/3),
-                                                     seeds_needed(sd,MATTERS['fpr95']))
+    def either(alpha): return max(seeds_needed(sd,MATTERS['fpr95'],alpha,kind=k) for k in ('superiority','equivalence'))
+    assert (first['seeds'],first['seeds_alone']) == (either(.05/3),either(.05))
     # its effect is the one that matters, whatever was observed
     assert corrected(claims_of([[d+.1]]))[0]['seeds'] == corrected(claims_of([[d]]))[0]['seeds']
 
@@ -141,13 +200,14 @@ def test_a_verdict_can_be_computed_from_what_is_kept(tmp_path):
     tests = [t_test([2.,2.2,1.9],of='a'),t_test([.1,.2,-.1],'accuracy','non-inferiority',.5,of='b')]
     said = record_claim(tmp_path,'key','A claim.','new','so and so.',tests,'page').data
     kept = load_json(tmp_path/'claims/key.json')
-    assert kept['tests'] == tests and '**Verdict by itself: holds**' in said and 'Uncorrected' in said
+    np.testing.assert_equal(kept['tests'], tests)
+    assert '**Verdict by itself: holds**' in said and 'Uncorrected' in said
     t = table_of_tests(corrected([kept]))
     assert list(t.of) == ['a','b'] and set(t.n) == {3} and t.page.eq('page').all()
     for r in t.itertuples():
         again = t_test([float(x) for x in r.gains.split()], r.measure, r.kind, r.margin)
         assert again['p'] == pytest.approx(r.p, abs=1e-3) and again['side'] == r.side
-        assert again['low'] < again['mean'] < again['high'] and r.p_holm >= r.p
+        assert again['low'] < again['mean'] < again['high'] and r.p_corrected >= r.p
     record_claim(tmp_path,'key','A claim.','new','nothing.',[],'page')
     assert not (tmp_path/'claims/key.json').exists()
 
@@ -155,9 +215,9 @@ def test_one_seed_is_one_sentence(tmp_path):
     said = record_claim(tmp_path,'key','A claim.','new','+1.0 points.',[t_test([1.])],'page').data
     assert 'no, undecided** (one seed has no spread, and shows nothing)' in said and 'nan' not in said
     c, = corrected([load_json(tmp_path/'claims/key.json')])
-    assert c['verdict'] == 'no, undecided' and p_said(c['p_holm']) == '1.000'
+    assert c['verdict'] == 'no, undecided' and p_said(c['p_corrected']) == '1.000'
 
 def test_a_claim_recorded_before_there_were_tests_is_not_judged():
     old,new = corrected([dict(claim='old',page='p',verdict='holds')]+claims_of([[[1.,1.1,1.05]]]))
-    assert old['verdict'] == 'not tested' and p_said(old['p_holm']) == 'none' and needed_said(old) == ''
-    assert new['verdict'] == 'holds' and new['tests'][0]['p_holm'] == new['tests'][0]['p']
+    assert old['verdict'] == 'not tested' and p_said(old['p_corrected']) == 'none' and needed_said(old) == ''
+    assert new['verdict'] == 'holds' and new['tests'][0]['p_corrected'] == new['tests'][0]['p']

@@ -3,8 +3,8 @@ made small."""
 import re,subprocess,sys
 import numpy as np,pandas as pd,pytest,torch,yaml
 from pathlib import Path
-from dream_ood.paper import (PAPER,TESTS,THIRDS,ablations_study,axes,by_seed,gain,judged,latex,needs,open_runs,
-                             paper_home,studies,t_test,value_name,write_studies)
+from dream_ood.paper import (MATTERS,PAPER,TESTS,THIRDS,ablations_study,axes,by_seed,gain,half_width,judged,latex,
+                             needs,open_runs,paper_home,studies,t_test,value_name,write_studies)
 from dream_ood.core import load_tensors
 from dream_ood.study import Profile,load_profile
 from dream_ood.training import few_classes
@@ -131,11 +131,12 @@ def test_claims_page_judges_every_claim(profile, runs):
     executed('claims', profile, runs, tuple(SEEDS))
     t = pd.read_csv(home/'tables/claims.csv')
     assert (len(t) == len(list((home/'claims').glob('*.json'))) >= 15
-            and set(t.verdict) <= {'holds','partly','no, undecided','no, the opposite'} and set(t.page) <= set(PAPER))
-    assert t[['claim','reported','ours','p_holm']].notna().all().all()
+            and set(t.verdict) <= {'holds','partly','no, undecided','no, alike','no, the opposite'}
+            and set(t.page) <= set(PAPER))
+    assert t[['claim','reported','ours','p_corrected']].notna().all().all()
     each = pd.read_csv(home/'tables/claims_tests.csv')
     assert len(each) == t.tests.sum() and set(each.kind) == set(TESTS)
-    assert (each.p_holm >= each.p.fillna(0)).all()
+    assert (each.p_corrected >= each.p.fillna(0)).all()
     undecided = each.verdict == 'no, undecided'
     assert each[undecided].seeds.notna().all() and each[~undecided].seeds.isna().all()
     assert 'seeds needed' in (home/'tables/claims.md').read_text()
@@ -220,7 +221,10 @@ def test_a_verdict_follows_the_interval():
     rng = np.random.default_rng(0)
     for _ in range(200):
         t = t_test(rng.normal(rng.normal(), abs(rng.normal()), 3))
-        assert judged([t]) == ('holds' if t['low']>0 else 'no, the opposite' if t['high']<0 else 'no, undecided')
+        m,inner = MATTERS['fpr95'],half_width(t['gains'], .9)
+        alike = -m<t['mean']-inner and t['mean']+inner<m       # the 90% interval
+        assert judged([t]) == ('holds' if t['low']>0 else 'no, the opposite' if t['high']<0
+                               else 'no, alike' if alike else 'no, undecided')
     good,bad,wide,one = (t_test(d) for d in ([1.,1.1,.9],[-1.,-1.1,-.9],[5.,-4.,1.],[3.]))
     assert judged([good,bad]) == 'partly' == judged([good,wide]) and judged([wide,bad]) == 'no, the opposite'
     assert judged([one]) == 'no, undecided'     # one seed shows nothing
