@@ -101,6 +101,8 @@ def made(home:Path, profile:str, seeds, runs:str, target:str, more=(), **config)
 def reproduce(ctx:typer.Context,
               profile:Profile=MINI, seeds:Seeds=SEEDS, runs:Runs=RUNS, row:Row='', target:Target=TABLE1,
               shards:Annotated[int, typer.Option(help='In how many jobs the images of a seed are drawn.', min=1)]=1,
+              lessons:Annotated[bool, typer.Option(help='Stages as their notebooks, or without the lesson around them.'
+                                                        )]=True,
               dry_run:Annotated[bool, typer.Option('--dry-run', '-n', help='Say what would run, and why.')]=False):
     """Run every stage of a study, then show its table. What is finished is left out, what was interrupted goes on.
 
@@ -121,7 +123,8 @@ def reproduce(ctx:typer.Context,
     if row:
         study,profile = one_row(study, row, runs)
         home = home_of(study, runs, target)
-    made(home, profile, over, runs, target, [*ctx.args, *['--dry-run']*dry_run], shards=shards)
+    made(home, profile, over, runs, target, [*ctx.args, *['--dry-run']*dry_run], shards=shards,
+         lessons=int(lessons))
     if not dry_run: print('\n'+shown(home, target))
 
 # %% ../nbs/12_command_line.ipynb #b2000011

@@ -184,7 +184,7 @@ def interrupt(
 
 def reproduced(profile, seed:int, runs, *more, env=None, shards=1):
     "A call of `dream-ood reproduce`; raises DreamError if it fails."
-    call = ['reproduce','-p',profile,'-s',seed,'-r',runs,'--shards',shards,'--','--max-threads',1,*more]
+    call = ['reproduce','-p',profile,'-s',seed,'-r',runs,'--shards',shards,'--no-lessons','--','--max-threads',1,*more]
     r = subprocess.run([sys.executable,'-m','dream_ood',*map(str,call)], env=env)
     if r.returncode: raise DreamError(f'That run failed, with exit code {r.returncode} (see above).')
 

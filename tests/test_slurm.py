@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 def rules(monkeypatch, profile, nodes, main=True, cores=None, **config):
     "What the rules are made from, as Snakemake would read it."
     monkeypatch.chdir(ROOT)
-    there = dict(config=dict(profile=f'profiles/{profile}.yaml', runs='_nowhere', **config),
+    there = dict(config=dict(runs='_nowhere') | config | dict(profile=f'profiles/{profile}.yaml'),
                  workflow=N(is_main_process=main, cores=cores, resource_settings=N(nodes=nodes)))
     exec(compile((ROOT/'workflow'/'rules'/'common.smk').read_text(), 'common.smk', 'exec'), there)
     return N(**there)
@@ -43,6 +43,10 @@ def test_a_job_uses_the_cores_that_it_was_granted(monkeypatch):
     monkeypatch.setenv('SLURM_CPUS_PER_TASK', '3')
     assert asked(rules(monkeypatch, 'mini', None, main=False, cores=64), 'data')['threads'] == 3
     assert asked(rules(monkeypatch, 'mini', None, cores=64), 'training')['threads'] == 64   # a call is no job
+
+@pytest.mark.parametrize('config,lessons', [({}, 1), (dict(lessons=0), 0), (dict(target='paper'), 0)])
+def test_stages_are_lessons_unless_asked_not_to_be(monkeypatch, tmp_path, config, lessons):
+    assert rules(monkeypatch, 'smoke', None, cores=2, runs=str(tmp_path), **config).LESSONS == lessons
 
 def test_without_rates_a_job_has_a_day():
     study = load_profile(ROOT/'profiles'/'imagenet100.yaml')

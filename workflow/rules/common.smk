@@ -13,6 +13,7 @@ KIND, _, ONE = config.get('target', 'table1').partition('/')
 SEEDS   = [int(s) for s in str(config.get('seeds', '0,1,2')).split(',')]
 RUNS    = config.get('runs', '_runs')
 SHARDS  = int(config.get('shards', 1))
+LESSONS = int(config.get('lessons', 1))
 
 study = load_profile(PROFILE)
 HOME, PAGES, STUDIES, PROFILES = f'{RUNS}/{study.name}', {}, {'': study}, {study.name: str(resolve(PROFILE))}
@@ -20,6 +21,7 @@ if KIND in ('paper', 'runs'):
     from dream_ood.paper import PAPER, needs, write_studies
     files = write_studies(study, RUNS)
     STUDIES = {n: load_profile(file) for n, file in files.items()}
+    LESSONS = 0
     HOME, PAGES = f'{HOME}-paper', {n: needs(study, n) for n in PAPER}
     PROFILES |= {STUDIES[n].name: str(file) for n, file in files.items()}
 
