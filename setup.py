@@ -39,7 +39,7 @@ class build_with_studies(build_py):
 config = ConfigParser(delimiters=['='])
 config.read('settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('cpu', 'gpu', 'onnx', 'slurm', 'dev')}
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('cpu', 'gpu', 'onnx', 'slurm', 's3', 'dev')}
 site = cfg['doc_host'] + cfg['doc_baseurl']
 
 setup(

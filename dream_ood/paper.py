@@ -225,7 +225,7 @@ def open_runs(
     "The runs of a study; those that are missing are made by the Snakefile first."
     part = studies(load_profile(profile))[what]
     over = [Run(part, s, runs) for s in seeds]
-    if missing := [r.seed for r in over if not r.stage(stage).done]:
+    if missing := [r.seed for r in over if not r.stage(stage).ready()]:
         print(f'{part.name}: asking the Snakefile for seeds {missing}')
         words = ['--profile', str(profile), '--seeds', ','.join(map(str,seeds)), '--runs', str(runs), '--target',
                  f'runs/{what}']

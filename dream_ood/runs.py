@@ -15,6 +15,7 @@ from subprocess import run as shell
 import torch
 from fastcore.basics import patch
 from filelock import FileLock
+from .store import found,get,put,store_of
 from .core import ASSETS,DreamError,digest,generator,listing,nice,resolve,save_json,sha256
 from .study import Profile,load_profile
 
@@ -137,18 +138,29 @@ def damaged(self:Stage)->dict: # file -> what has happened to it
     return {f:h for f,h in found.items() if h}
 
 # %% ../nbs/00_runs.ipynb #bd9ef4c1
+@patch(as_prop=True)
+def lock(self:Stage)->FileLock: # shards may begin at once
+    self.run.folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(self.run.folder/f'.{self.name}.lock')
+
+@patch
+def aside(self:Stage)->Path:
+    "A place for what this folder holds and is not wanted there."
+    p = self.run.folder/'set_aside'/f'{self.name}-{time.strftime("%Y%m%d-%H%M%S")}'
+    while p.exists(): p = p.with_name(f'{p.name}b')   # within one second
+    p.parent.mkdir(parents=True, exist_ok=True)
+    return p
+
 @patch
 def begin(self:Stage):
     """Start or go on with this stage: earlier stages must be done; work for other inputs is set aside, work for
     these is kept."""
     for n in self.reads: self.run.stage(n).require()
     key = self.key
-    with FileLock(self.run.folder/f'.{self.name}.lock'):   # shards may begin at once
-        aside = self.run.folder/'set_aside'/f'{self.name}-{time.strftime("%Y%m%d-%H%M%S")}'
-        while aside.exists(): aside = aside.with_name(f'{aside.name}b')   # within one second
+    with self.lock:
+        aside = self.aside()
         if self._read('begun.json').get('key')==key: return self.mend(aside)
         if self.folder.exists():
-            aside.parent.mkdir(parents=True, exist_ok=True)
             self.folder.rename(aside)
             print(f'{self.name}: its inputs changed; the earlier results now lie in '
                   f'{aside.relative_to(self.run.folder)} of the run folder')
@@ -179,12 +191,13 @@ def finish(self:Stage, *outputs):
               dict(stage=self.name, key=self.key, result=digest({f:o['sha256'] for f,o in outs.items()}),
                                            outputs=outs, inputs=self.inputs, **provenance()))
     for f in left: f.unlink(missing_ok=True)
+    self.keep()
     return self
 
 @patch
 def require(self:Stage):
-    "This stage, if it is done; raises DreamError that says what to run."
-    if self.done: return self
+    "This stage, if it is done, here or in the store; raises DreamError that says what to run."
+    if self.ready(): return self
     raise DreamError(f'Stage {self.name!r} is not done in {nice(self.run.folder)!r}: run '
                      f'nbs/{(NOTEBOOKS|NOTEBOOKS_ASIDE)[self.name]}.ipynb or `make reproduce` first.')
 
@@ -192,7 +205,46 @@ def require(self:Stage):
 def skip(self:Stage):
     "Say that there is nothing to do, and mark the provenance as checked now."
     (self/'provenance.json').touch()
+    self.keep()
     print(f'{self.name}: done, nothing to do ({nice(self.folder)})')
+
+# %% ../nbs/00_runs.ipynb #691972d3
+@patch
+def in_store(self:Stage, part='')->str: # URL
+    "Where this stage lies in the store, or a part of it."
+    return f'{store_of()}/{self.name}/{self.key}{part}.tar'
+
+@patch
+def keep(self:Stage, part:str=''):
+    "Put this stage, or a part that is drawn, into the store, if there is one and it lacks it."
+    if not store_of() or found(url := self.in_store(part)): return
+    there = (f.relative_to(self.folder).as_posix() for f in self.folder.rglob('*') if f.is_file())
+    put(self.folder, [f for f in there if not any(map(Path(f).match, UNFINISHED))
+                      and not (part and f in ('begun.json','provenance.json'))], url)
+
+@patch
+def ready(self:Stage)->bool: # raises DreamError if what the store has is not as it was written
+    "Is it done? If it is not, and the store has it, it is fetched."
+    if self.done or not store_of(): return self.done
+    if not all([self.run.stage(n).ready() for n in self.reads]) or not found(url := self.in_store()): return self.done
+    with self.lock:
+        if self.done: return True                     # fetched by another process
+        new = self.run.folder/f'.{self.name}.fetched'
+        shutil.rmtree(new, ignore_errors=True)
+        get(url, new)
+        if self.folder.exists(): self.folder.rename(self.aside())
+        new.rename(self.folder)
+    if self.done:
+        print(f'{self.name}: fetched from {url}')
+        return True
+    self.folder.rename(self.aside())
+    raise DreamError(f'{url} is not as it was written: remove it, and the stage {self.name} is made again.')
+
+@patch
+def gather(self:Stage, part:str):
+    "Fetch parts of this stage from the store, as far as they are there; `part` may have a *."
+    for url in found(self.in_store(part)) if store_of() else (): get(url, self.folder)
+
 
 # %% ../nbs/00_runs.ipynb #db4c94a6
 class Run:

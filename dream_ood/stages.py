@@ -51,7 +51,7 @@ from .foundation import known   # sampling has one too
 def run_data(run:Run):
     "Read and check all image sets of the profile; write data/sets.json and a picture."
     stage = run.stage('data')
-    if stage.done: return stage.skip()
+    if stage.ready(): return stage.skip()
     stage.begin()
     d,dream_id = run.profile.data,run.profile.dream_id
     for said in look_through(d, dream_id.shift_sets if dream_id.shifts else None): print(said)
@@ -156,7 +156,7 @@ def run_foundation(
     """Check the foundation; write anchors.safetensors (`anchors`, `noun_embeddings`), nouns.json and a grid of
     generations."""
     stage,p = run.stage('foundation'),run.profile
-    if stage.done: return stage.skip()
+    if stage.ready(): return stage.skip()
     stage.begin()
     pipe = foundation_of(p, run.device)
     for word in ' '.join([p.foundation.prompt.replace('{}',' '),*(p.foundation.suffixes or {}).values()]).split():
@@ -201,7 +201,7 @@ def trained_encoder(run:Run)->tuple: # see `train_encoder`
 def run_latent_space(run:Run):
     "The stage: train the encoder, read the embeddings of the training images, draw the diagnostics."
     stage = run.stage('latent_space')
-    if stage.done: return stage.skip()
+    if stage.ready(): return stage.skip()
     stage.begin()
     p,anchors = run.profile,anchors_of(run)['anchors']
     train,classes = id_set(p.data,'train'),p.data.classes
@@ -223,7 +223,7 @@ def run_latent_space(run:Run):
 def run_sampling(run:Run):
     "The stage: sample every pool of the profile; writes sampling/POOL.safetensors."
     stage = run.stage('sampling')
-    if stage.done: return stage.skip()
+    if stage.ready(): return stage.skip()
     stage.begin()
     p,(z,y),a = run.profile,embeddings_of(run),anchors_of(run)
     for pool,how in p.sampling.pools.items():
@@ -482,8 +482,8 @@ def run_decoding(
 )->None: # raises DreamError if a pool's embeddings are missing or do not fit the foundation
     "Decode all pools; write decoding/<pool>/<class>/<number>.png, or tar shards, and decoding/<pool>/metadata.parquet."
     stage,pools,packs = run.stage('decoding'),run.profile.decoding.pools,run.profile.decoding.format=='webdataset'
-    if stage.done and all(complete(stage/n) for n in pools): return stage.skip()
-    stage.begin()
+    if stage.ready() and all(complete(stage/n) for n in pools): return stage.skip()
+    stage.begin().gather('-part-*' if shard is None else f'-part-{shard}-of-{shards}')
     plans,lost = {n:plan_of(run,n) for n in pools},{}
     batches = batches_of({n:df for n,(df,_) in plans.items()}, run.profile.decoding.batch_size, shard or 0,
                          1 if shard is None else shards)
@@ -501,7 +501,7 @@ def run_decoding(
     for n in pools: check_guide(run, n)
     for n,(df,what) in plans.items():
         decode_pool(run, pipe, df, what, stage/n, n, label=f'decoding {n}', batches=batches[n], lost=lost[n])
-    if shard is not None: return
+    if shard is not None: return stage.keep(f'-part-{shard}-of-{shards}')
     for n,(df,_) in plans.items():
         kept = refuse(run, n, df)
         with atomic(stage/n/'README.md') as f: f.write_text(card(run, n, kept, len(df)))
@@ -678,7 +678,7 @@ def train_one(
 def run_training(run:Run):
     "The stage: train every contender of the profile on equal terms."
     stage = run.stage('training')
-    if stage.done: return stage.skip()
+    if stage.ready(): return stage.skip()
     p = run.profile
     for n in p.training.contenders: # a width that cannot be is said at once
         if p.width(n): fresh(run, backbone=p.backbone(n), width=p.width(n))
@@ -783,7 +783,7 @@ def run_dream_id(run:Run):
     """The stage: test accuracy under every condition, for every number of real images and repeat; writes
     accuracy.csv and, if asked for, shift.csv."""
     stage = run.stage('dream_id')
-    if stage.done: return stage.skip()
+    if stage.ready(): return stage.skip()
     stage.begin()
     cfg,files = run.profile.dream_id,[stage/'accuracy.csv',stage/'shift.csv']
     rows,shift = (pd.read_csv(f).to_dict('records') if f.exists() else [] for f in files)
@@ -914,7 +914,7 @@ def run_evaluation(run:Run):
     """The stage: score every method of the profile on every set; write metrics.csv, validation.csv, settings.json
     (what was chosen for detectors that are tuned) and the scores."""
     stage = run.stage('evaluation')
-    if stage.done: return stage.skip()
+    if stage.ready(): return stage.skip()
     methods = run.profile.evaluation.methods
     stage.begin()
     for old in (run.folder/'outputs').glob('*'):
@@ -1287,7 +1287,7 @@ def run_own(run:Run):
     """The stage: let the contenders compete, and train the one that is chosen. Writes competition.csv (a row a
     method), trials.csv (a row a method and group left out), scores.safetensors and parts.safetensors."""
     stage,p = run.stage('own'),run.profile
-    if stage.done: return stage.skip()
+    if stage.ready(): return stage.skip()
     stage.begin()
     own,sets = p.own,own_sets(run)
     net = own_network(own, len(p.data.classes), p.data).to(run.device)

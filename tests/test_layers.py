@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-GROUND = ['core', 'parallel', 'plots', 'settings']
+GROUND = ['core', 'parallel', 'plots', 'settings', 'store']
 METHOD = ['data', 'networks', 'foundation', 'latent_space', 'search', 'sampling', 'decoding', 'training', 'dream_id',
           'detectors', 'evaluation',
           'classifier', 'nouns', 'own', 'handover', 'vlm']
