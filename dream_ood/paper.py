@@ -417,7 +417,7 @@ def seeds_said(n:float, most:int=100)->str:
     "A number of seeds in words."
     return 'unknown' if np.isnan(n) else f'more than {most}' if n>most else f'{n:.0f}'
 
-# %% ../nbs/10_paper.ipynb #a11ce005
+# %% ../nbs/10_paper.ipynb #d74d8b80
 def shaffer(
     p # (m, k): p values of m tests, each of k hypotheses of which at most one is true; NaN: there is none
 )->np.ndarray: # (m, k); with k = 1, those of Holm's method
@@ -430,6 +430,7 @@ def shaffer(
         open_[i] -= 1
     return out
 
+# %% ../nbs/10_paper.ipynb #a11ce005
 def corrected(
     claims:list,          # as `record_claim` keeps them
     alpha:float=.05, power:float=.8
