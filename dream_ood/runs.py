@@ -148,8 +148,13 @@ def aside(self:Stage)->Path:
     "A place for what this folder holds and is not wanted there."
     p = self.run.folder/'set_aside'/f'{self.name}-{time.strftime("%Y%m%d-%H%M%S")}'
     while p.exists(): p = p.with_name(f'{p.name}b')   # within one second
-    p.parent.mkdir(parents=True, exist_ok=True)
     return p
+
+@patch
+def set_aside(self:Stage)->Path:
+    "Move this folder out of the way, where nothing is lost."
+    (p := self.aside()).parent.mkdir(parents=True, exist_ok=True)
+    return self.folder.rename(p)
 
 @patch
 def begin(self:Stage):
@@ -158,10 +163,9 @@ def begin(self:Stage):
     for n in self.reads: self.run.stage(n).require()
     key = self.key
     with self.lock:
-        aside = self.aside()
-        if self._read('begun.json').get('key')==key: return self.mend(aside)
+        if self._read('begun.json').get('key')==key: return self.mend(self.aside())
         if self.folder.exists():
-            self.folder.rename(aside)
+            aside = self.set_aside()
             print(f'{self.name}: its inputs changed; the earlier results now lie in '
                   f'{aside.relative_to(self.run.folder)} of the run folder')
         save_json(self/'begun.json', dict(key=key))
@@ -232,12 +236,12 @@ def ready(self:Stage)->bool: # raises DreamError if what the store has is not as
         new = self.run.folder/f'.{self.name}.fetched'
         shutil.rmtree(new, ignore_errors=True)
         get(url, new)
-        if self.folder.exists(): self.folder.rename(self.aside())
+        if self.folder.exists(): self.set_aside()
         new.rename(self.folder)
     if self.done:
         print(f'{self.name}: fetched from {url}')
         return True
-    self.folder.rename(self.aside())
+    self.set_aside()
     raise DreamError(f'{url} is not as it was written: remove it, and the stage {self.name} is made again.')
 
 @patch
