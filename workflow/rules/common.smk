@@ -22,7 +22,7 @@ if KIND in ('paper', 'runs'):
     files = write_studies(study, RUNS)
     STUDIES = {n: load_profile(file) for n, file in files.items()}
     LESSONS = 0
-    HOME, PAGES = f'{HOME}-paper', {n: needs(study, n) for n in PAPER}
+    HOME, PAGES = f'{HOME}-paper', {n: needs(study, n) for n in (*PAPER, 'claims')}
     PROFILES |= {STUDIES[n].name: str(file) for n, file in files.items()}
 
 def mark(study, seed, name): return f'{RUNS}/{study}/seed{seed}/done/{name}.json'
@@ -92,14 +92,22 @@ def asked(kind):
     if kind == 'table1': return [f'{HOME}/tables/table1.csv', *marks('', STAGES)]
     if kind == 'classifier': return [f'{HOME}/done/classifier.json', *marks('', UP_TO, SEEDS[:1])]
     if kind == 'runs': return marks(ONE, with_upstream(s for p in PAGES.values() for s in p.get(ONE, [])))
-    pages = [PAGES[ONE]] if ONE in PAGES else PAGES.values()
-    found = [m for p in pages for n in p for m in marks(n, with_upstream(p[n]))]
+    pages = [ONE] if ONE in PAGES else [p for p in PAGES if p != 'claims']
+    found = [m for p in pages for n, stages, seeds in behind(p) for m in marks(n, with_upstream(stages), seeds)]
     return [f'{HOME}/notebooks/{ONE or "claims"}.ipynb', *found]
 
+def behind(page):
+    "The studies that a page reads, their last stages, and of which seeds."
+    if page != 'claims': return [(n, stages, SEEDS) for n, stages in PAGES[page].items()]
+    others = [(n, stages) for p in PAGES if p != 'claims' for n, stages in PAGES[p].items()]
+    whole = [k for k in SEEDS if all(Path(m).exists() for n, stages in others for m in marks(n, stages, [k]))]
+    return ([(n, stages, whole) for n, stages in others]
+            + [(n, stages, [k for k in SEEDS if k not in whole]) for n, stages in PAGES[page].items()])
+
 def read(w):
-    "What a page reads: stages of studies; that of claims, every other page."
-    if w.page == 'claims': return [f'{HOME}/notebooks/{page}.ipynb' for page in PAGES]
-    return [m for n, stages in PAGES[w.page].items() for m in marks(n, stages)]
+    "What a page reads: stages of studies. That of claims comes after the pages where these are asked for, too."
+    if w.page == 'claims' and not ONE: return [f'{HOME}/notebooks/{page}.ipynb' for page in PAGES if page != 'claims']
+    return [m for n, stages, seeds in behind(w.page) for m in marks(n, stages, seeds)]
 
 def profile(w): return PROFILES[w.study]
 
