@@ -11,7 +11,7 @@ __all__ = ['ALL', 'THIRDS', 'BASELINES', 'NEAR_BASELINES', 'PAPER', 'SIGNS', 'MA
            'with_all', 'by_seed', 'half_width', 'plus_minus', 'made_from', 'escaped', 'latex', 'publish_table',
            'publish_figure', 'above', 'p_values', 't_test', 'decided', 'judged', 'power_of', 'seeds_needed',
            'seeds_said', 'shaffer', 'corrected', 'p_said', 'needed_said', 'table_of_tests', 'gain', 'reported', 'said',
-           'record_claim', 'kind_of', 'colour_of', 'legend_of_kinds', 'plot_rows', 'plot_axis']
+           'kind_of', 'colour_of', 'legend_of_kinds', 'plot_rows', 'plot_axis']
 
 # %% ../nbs/10_paper.ipynb #953ca924
 import re,subprocess,sys
@@ -505,7 +505,7 @@ def shaffer(
 
 # %% ../nbs/10_paper.ipynb #a11ce005
 def corrected(
-    claims:list,          # as `record_claim` keeps them
+    claims:list,          # as `claim_of` makes them
     alpha:float=.05, power:float=.8
 )->list: # the same, with verdict, p_corrected, seeds and seeds_alone: of each claim, and of each of its tests
     "Judge claims after the correction over all of their tests, and say how many seeds would decide the rest."
@@ -559,28 +559,6 @@ def said(d)->str:
     "A mean difference with its 95% interval, in points."
     m,h = np.mean(d),half_width(d)
     return f'{m:+.1f}' if np.isnan(h) else f'{m:+.1f} ({m-h:+.1f} to {m+h:+.1f})'
-
-def record_claim(
-    home:Path, key:str,   # the notebook's name, and a letter where it has several
-    claim:str,            # what the paper says
-    reported:str,         # its figures, with their source; or 'new'
-    ours:str,             # what was measured
-    tests:list,           # as of `t_test`, what the claim is made of; none: the profile cannot tell
-    page:str              # the notebook
-)->Markdown:
-    "Judge a claim by itself, and keep it for the page of claims, which corrects for all of them."
-    said = f'**The claim**: {claim} **Here**: {ours}'
-    if not tests:   # the profile cannot tell, and what another one told is taken away
-        (home/'claims'/f'{key}.json').unlink(missing_ok=True)
-        return Markdown(f'{said} It is not judged.')
-    verdict = judged(tests)
-    save_json(home/'claims'/f'{key}.json', dict(claim=claim, reported=reported, ours=ours, verdict=verdict, page=page,
-                                                tests=tests))
-    n,p = len(tests),max(decided(t)[1] for t in tests)
-    if any(t['n']<2 for t in tests): why = 'one seed has no spread, and shows nothing'
-    else: why = f'p {"" if p<.001 else "= "}{p_said(p)}{f", the largest of {n} tests" if n>1 else ""}'
-    return Markdown(f'{said} **Verdict by itself: {verdict}** ({why}). Uncorrected, as are the intervals: the '
-                    '[page of claims](claims.ipynb) corrects for all tests at once.')
 
 # %% ../nbs/10_paper.ipynb #c5501f59
 KINDS = {'no outliers':'C7', 'made without a foundation':'C1', 'drawn without the learned space':'C2', 'Dream-OOD':'C3',

@@ -487,7 +487,7 @@ def targets(study, target:str)->tuple: # [(study, stages)]; pages. Raises DreamE
     if target=='table1': return [(study,list(STAGES))],['table1']
     from dream_ood.paper import PAPER,needs,studies
     parts,one = studies(study),target.partition('/')[2]
-    if target.partition('/')[0]!='paper' or one and one not in PAPER:
+    if target.partition('/')[0]!='paper' or one not in ('',*PAPER,'claims'):
         raise DreamError(f'There is no target {target!r} to plan: use table1, paper, or paper/ and one of '
                          f'{", ".join(PAPER)}.')
     pages = [one] if one else list(PAPER)

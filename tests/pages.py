@@ -41,6 +41,7 @@ def finish(run, names):
 
 def make_runs(profile, seeds, folder):
     for n,s in studies(load_profile(profile)).items():
+        if n.startswith('claims'): continue     # a seed that has the others has no need of them
         for seed in seeds:
             finish(Run.open(s, seed, folder), [*STAGES, *(['training','evaluation'] if n != 'dream-id' else []),
                                                *(['dream_id'] if n != 'ablations' else [])])

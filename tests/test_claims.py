@@ -2,10 +2,11 @@
 from math import inf,isnan,nan
 import numpy as np,pytest
 from scipy import stats
-from dream_ood.core import DreamError,load_json
+from dream_ood.claims import CLAIMS,alone,claim_of,made
+from dream_ood.core import DreamError
 from dream_ood.evaluation import holm
-from dream_ood.paper import (MATTERS,corrected,decided,judged,needed_said,p_said,p_values,power_of,record_claim,
-                             seeds_needed,seeds_said,shaffer,table_of_tests,t_test)
+from dream_ood.paper import (MATTERS,corrected,decided,judged,needed_said,p_said,p_values,power_of,seeds_needed,
+                             seeds_said,shaffer,table_of_tests,t_test)
 
 def claims_of(groups, **kwargs):
     "Claims as pages record them: a list of differences for each test of each claim."
@@ -195,11 +196,16 @@ def test_what_is_undecided_names_its_seeds():
     # its effect is the one that matters, whatever was observed
     assert corrected(claims_of([[d+.1]]))[0]['seeds'] == corrected(claims_of([[d]]))[0]['seeds']
 
-# -- what is kept -----------------------------------------------------------------------------------------------------
-def test_a_verdict_can_be_computed_from_what_is_kept(tmp_path):
+# -- how a claim is made and shown ------------------------------------------------------------------------------------
+def of_tests(monkeypatch, tests):
+    "A claim with the key `key`, of some tests."
+    of = made('A claim.','new','so and so.',tests) if tests else None
+    monkeypatch.setitem(CLAIMS, 'key', dict(page='page',study='tables',made=lambda p: of))
+
+def test_a_verdict_can_be_computed_from_what_is_kept(monkeypatch):
     tests = [t_test([2.,2.2,1.9],of='a'),t_test([.1,.2,-.1],'accuracy','non-inferiority',.5,of='b')]
-    said = record_claim(tmp_path,'key','A claim.','new','so and so.',tests,'page').data
-    kept = load_json(tmp_path/'claims/key.json')
+    of_tests(monkeypatch, tests)
+    kept,said = claim_of('key',None),alone('key',None).data
     np.testing.assert_equal(kept['tests'], tests)
     assert '**Verdict by itself: holds**' in said and 'Uncorrected' in said
     t = table_of_tests(corrected([kept]))
@@ -208,16 +214,17 @@ def test_a_verdict_can_be_computed_from_what_is_kept(tmp_path):
         again = t_test([float(x) for x in r.gains.split()], r.measure, r.kind, r.margin)
         assert again['p'] == pytest.approx(r.p, abs=1e-3) and again['side'] == r.side
         assert again['low'] < again['mean'] < again['high'] and r.p_corrected >= r.p
-    record_claim(tmp_path,'key','A claim.','new','nothing.',[],'page')
-    assert not (tmp_path/'claims/key.json').exists()
+    of_tests(monkeypatch, None)
+    assert claim_of('key',None) is None and 'nothing to judge it by' in alone('key',None).data
 
-def test_one_seed_is_one_sentence(tmp_path):
-    said = record_claim(tmp_path,'key','A claim.','new','+1.0 points.',[t_test([1.])],'page').data
+def test_one_seed_is_one_sentence(monkeypatch):
+    of_tests(monkeypatch, [t_test([1.])])
+    said = alone('key',None).data
     assert 'no, undecided** (one seed has no spread, and shows nothing)' in said and 'nan' not in said
-    c, = corrected([load_json(tmp_path/'claims/key.json')])
+    c, = corrected([claim_of('key',None)])
     assert c['verdict'] == 'no, undecided' and p_said(c['p_corrected']) == '1.000'
 
-def test_a_claim_recorded_before_there_were_tests_is_not_judged():
+def test_a_claim_without_tests_is_not_judged():
     old,new = corrected([dict(claim='old',page='p',verdict='holds')]+claims_of([[[1.,1.1,1.05]]]))
     assert old['verdict'] == 'not tested' and p_said(old['p_corrected']) == 'none' and needed_said(old) == ''
     assert new['verdict'] == 'holds' and new['tests'][0]['p_corrected'] == new['tests'][0]['p']

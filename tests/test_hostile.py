@@ -32,7 +32,7 @@ ALLOWED = { # what the package may do in one place each, and why
     ('networks','torch.load'): 'a file that is known to the byte, and even that with weights_only',
     ('openood','pickle.dumps'): 'written, never read: OpenOOD wants it',
     ('data','tarfile.open'): 'shards of a pool: their members are read where they lie, and nothing is unpacked',
-    ('store','tarfile.open'): 'plain files are copied out by name, one by one; a link, or a path that leaves, is refused'}
+    ('store','tarfile.open'): 'plain files are copied out by name; a link, or a path that leaves, is refused'}
 UNSAFE = {'torch.load','pickle.load','pickle.loads','pickle.dumps','yaml.load','yaml.unsafe_load','yaml.full_load',
           'eval',
           'exec','compile','os.system','os.popen','joblib.load','pd.read_pickle','tarfile.open','zipfile.ZipFile',

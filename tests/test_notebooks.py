@@ -36,7 +36,8 @@ def test_stage_notebook(notebook, runs):
     print(f'{notebook}: {len(done)} cells, {sum(c.source.count("test_") + c.source.count("assert ") for c in done)} '
           'assertions')
 
-@pytest.mark.parametrize('notebook', ['00_store', '01_parallel', '13_website', '09_nouns', '08_vlm', 'guide/extending'])
+@pytest.mark.parametrize('notebook', ['00_store', '01_parallel', '10_claims',
+                                      '13_website', '09_nouns', '08_vlm', 'guide/extending'])
 def test_notebook_that_needs_no_run(notebook, tmp_path):
     execute_notebook(f'nbs/{notebook}.ipynb', tmp_path/'out.ipynb')
     assert all(c.execution_count for c in cells(tmp_path/'out.ipynb') if c.source.strip())

@@ -3,9 +3,11 @@ made small."""
 import re,subprocess,sys
 import numpy as np,pandas as pd,pytest,torch,yaml
 from pathlib import Path
-from dream_ood.paper import (MATTERS,PAPER,TESTS,THIRDS,ablations_study,axes,by_seed,gain,half_width,judged,latex,
-                             needs,open_runs,paper_home,studies,t_test,value_name,write_studies)
+from dream_ood.paper import (MATTERS,PAPER,TESTS,THIRDS,ablated_size,ablations_study,axes,base_pool,by_seed,gain,
+                             gather,half_width,judged,latex,needs,open_runs,paper_home,studies,t_test,value_name,
+                             write_studies)
 from dream_ood.core import load_tensors
+from dream_ood.claims import CLAIMS,alone,behind_claims,whole
 from dream_ood.study import Profile,load_profile
 from dream_ood.training import few_classes
 from dream_ood.stages import classifier_of,outliers_of
@@ -19,13 +21,30 @@ ROOT = Path(__file__).parent.parent
 def test_every_profile_has_its_studies(name):
     p = load_profile(ROOT/'profiles'/f'{name}.yaml')
     parts = studies(p)
-    assert {'tables','ablations','dream-id'} == set(parts)
+    assert {'tables','ablations','dream-id','claims','claims-dream-id'} == set(parts)
     for n,s in parts.items():
         assert s.name == f'{p.name}-{n}' and s.data == p.data and s.foundation == p.foundation and s.paper is None
         assert s.training.model_dump(exclude={'contenders'}) == p.training.model_dump(exclude={'contenders'})
         assert Profile(**s.model_dump()) == s
-    assert parts['dream-id'].latent_space.model_dump(exclude={'alignment'}) == p.latent_space.model_dump(
-        exclude={'alignment'})
+    for n in ('dream-id','claims-dream-id'):
+        assert parts[n].latent_space.model_dump(exclude={'alignment'}) == p.latent_space.model_dump(
+            exclude={'alignment'})
+
+@pytest.mark.parametrize('name', ['mini','smoke','imagenet100','cifar100','openood_imagenet200'])
+def test_a_study_of_claims_has_the_rows_of_its_origins_and_no_more(name):
+    "Same name, same settings: so the same numbers, as all that is drawn depends on the seed and on names."
+    p = load_profile(ROOT/'profiles'/f'{name}.yaml'); parts = studies(p); own = parts['claims']
+    for what in ((lambda s: s.sampling.pools),(lambda s: s.decoding.pools),(lambda s: s.evaluation.methods)):
+        of = [what(parts[n]) for n in ('tables','ablations')]
+        for n,v in what(own).items(): assert v in [o.get(n) for o in of], n
+    M = ablated_size(p); fewer = M < base_pool(p).per_class
+    for n,c in own.training.contenders.items():
+        of = [parts[o].training.contenders.get(n) for o in ('tables','ablations')]
+        # where the ablations draw fewer than the tables and take them all, here they take as many
+        assert c in of or fewer and c.per_class == M and c.model_copy(update=dict(per_class=None)) in of, n
+    few,all_ = parts['claims-dream-id'].dream_id,parts['dream-id'].dream_id
+    assert few.sizes.items() <= all_.sizes.items() and {min(all_.sizes),max(all_.sizes)} == {*few.sizes}
+    assert len(own.training.contenders) < .6*sum(len(parts[n].training.contenders) for n in ('tables','ablations'))
 
 def test_contenders_of_the_tables_differ_in_their_outliers_alone():
     s = studies(load_profile(ROOT/'profiles/mini.yaml'))['tables']
@@ -127,12 +146,10 @@ def test_page(name, profile, runs):
 
 def test_claims_page_judges_every_claim(profile, runs):
     home = paper_home(load_profile(profile), runs)
-    for name in PAPER: executed(name, profile, runs, tuple(SEEDS))
     executed('claims', profile, runs, tuple(SEEDS))
     t = pd.read_csv(home/'tables/claims.csv')
-    assert (len(t) == len(list((home/'claims').glob('*.json'))) >= 15
-            and set(t.verdict) <= {'holds','partly','no, undecided','no, alike','no, the opposite'}
-            and set(t.page) <= set(PAPER))
+    assert (set(t.key) == set(CLAIMS) and set(t.page) <= set(PAPER)
+            and set(t.verdict) <= {'holds','partly','no, undecided','no, alike','no, the opposite'})
     assert t[['claim','reported','ours','p_corrected']].notna().all().all()
     each = pd.read_csv(home/'tables/claims_tests.csv')
     assert len(each) == t.tests.sum() and set(each.kind) == set(TESTS)
@@ -140,6 +157,17 @@ def test_claims_page_judges_every_claim(profile, runs):
     undecided = each.verdict == 'no, undecided'
     assert each[undecided].seeds.notna().all() and each[~undecided].seeds.isna().all()
     assert 'seeds needed' in (home/'tables/claims.md').read_text()
+
+def test_a_page_shows_its_claim_and_a_seed_that_has_everything_needs_no_other_run(profile, runs):
+    p = load_profile(profile)
+    assert whole(p, [0,7,1], runs) == [0,1]
+    over = behind_claims(profile, SEEDS, runs)
+    assert ({n:{r.folder.parent.name for r in rs} for n,rs in over.items()}
+            == {n:{f'{p.name}-{n}'} for n in ('tables','ablations','dream-id')})
+    shown = [''.join(o['data']['text/markdown']) for c in executed('efficiency', profile, runs, tuple(SEEDS))[0]
+             for o in c.get('outputs',[]) if 'text/markdown' in o.get('data',{})]
+    said = alone('efficiency', p, gather(over['ablations'])).data
+    assert said in shown and '**The claim**: A part of the outliers is enough' in said
 
 def test_numbers_of_the_table_are_those_of_the_runs(profile, runs):
     over = open_runs(profile, SEEDS, runs, 'tables')
@@ -198,6 +226,10 @@ def test_the_graph_asks_for_what_the_pages_read(profile, tmp_path):
     assert (f'{name}: paper/efficiency, seeds 0, 1' in one
             and not [j for j in one if 'claims' in j or j.startswith(f'{name}-tables')])
     assert not [j for j in dry('runs/ablations') if 'paper/' in j or j.startswith(f'{name}-tables')]
+    claims = dry('paper/claims')     # runs of their own: nothing of the pages is done
+    assert {f'{name}-claims, seed 1: 08_evaluation',f'{name}-claims-dream-id, seed 0: 07_dream_id',
+            f'{name}: paper/claims, seeds 0, 1'} <= claims
+    assert not [j for j in claims if j.startswith((f'{name}-tables',f'{name}-ablations',f'{name}-dream-id'))]
 
 @pytest.mark.parametrize('more,words', [(['-t','papers'],'There is no target'),
                                         (['-t','paper/none'],'There is no target'),
