@@ -3,7 +3,8 @@
 #      lock | package | mutants | audit | lowest | clean | help
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table            IMAGES=photos/shop   a folder, for make classifier
-#   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them
+#   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them;
+#                     TARGET=paper/claims: what the claims are about, of more SEEDS at a third of the cost
 #   COV=1   make test says what share of the lines it ran (half as long again)
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
 #   LOCK=   the newest versions that settings.ini allows, not those of requirements/lock.txt (e.g. another torch)
