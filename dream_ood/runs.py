@@ -66,6 +66,9 @@ def provenance()->dict:
                 time=time.strftime('%Y-%m-%dT%H:%M:%S'))
 
 # %% ../nbs/00_runs.ipynb #9338fb20
+@lru_cache(64) # parsed once: decoding's has an entry for each image, and every look at a stage reads it
+def _parsed(path, *seen): return json.loads(Path(path).read_text())
+
 class Stage:
     "One stage's folder in a run: what it holds, and whether that is finished."
     def __init__(self, run, name):
@@ -74,7 +77,9 @@ class Stage:
     def __truediv__(self, file)->Path: return self.folder/file
     def __repr__(self): return f'{self.name}: {"done" if self.done else "not done"} ({nice(self.folder)})'
     def _read(self, file):
-        try: return json.loads((self/file).read_text())
+        try:
+            s = os.stat(self/file)
+            return _parsed(str(self/file), s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino)
         except (OSError,ValueError): return {}
 
     def result(self, files=None):
@@ -229,7 +234,7 @@ def keep(self:Stage, part:str=''):
 @patch
 def ready(self:Stage)->bool: # raises DreamError if what the store has is not as it was written
     "Is it done? If it is not, and the store has it, it is fetched."
-    if self.done or not store_of(): return self.done
+    if (done := self.done) or not store_of(): return done
     if not all([self.run.stage(n).ready() for n in self.reads]) or not found(url := self.in_store()): return self.done
     with self.lock:
         if self.done: return True                     # fetched by another process
