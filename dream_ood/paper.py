@@ -180,7 +180,7 @@ def ablations_study(p:Profile)->Profile:
                                       if x is not None}
     for b in p.paper.backbones if p.paper else []:
         cs |= {b:dict(backbone=b), f'{b}, Dream-OOD':dream|dict(start=b, backbone=b)}
-    return derived(p, 'ablations', pools, decoded, cs, scored(p, cs, ['energy','combined']))
+    return derived(p, 'ablations', pools, decoded, cs, scored(p, cs, ['energy']))
 
 # %% ../nbs/10_paper.ipynb #ce45a64a
 BASELINES = {'MSP':'cross-entropy: msp', 'ODIN':'cross-entropy: odin', 'Mahalanobis':'cross-entropy: mahalanobis',
@@ -246,7 +246,7 @@ def foundation_study(p:Profile, name:str, model:str)->Profile:
     "Dream-OOD with another text-to-image model."
     pools,decoded = ({n:v for n,v in x.items() if n in ('knn','inliers','plain')} for x in table_pools(p))
     cs = {n:c for n,c in table_contenders(p).items() if n in ('cross-entropy','Dream-OOD')}
-    return derived(p, f'foundation-{name}', pools, decoded, cs, scored(p, cs, ['energy','combined']),
+    return derived(p, f'foundation-{name}', pools, decoded, cs, scored(p, cs, ['energy']),
                    foundation=dict(model=model))
 
 def studies(p:Profile)->dict: # name -> Profile
