@@ -9,15 +9,17 @@ import warnings
 from pathlib import Path
 
 COLD = sys.executable
-MODULES = 'dream_ood', 'ipykernel_launcher', 'snakemake'
+MODULES = 'dream_ood', 'ipykernel_launcher', 'snakemake', 'accelerate.commands.launch'
 CLIENT = '''#!{cold} -SE
 import marshal, os, signal, socket, sys
 def cold(): os.execv({cold!r}, [{cold!r}, *sys.argv[1:]])
-if sys.argv[1:2] != ['-m'] or sys.argv[2] not in {modules}: cold()
+args = sys.argv[1:]
+if args[:1] == ['-u']: args.pop(0); os.environ['PYTHONUNBUFFERED'] = '1'      # as torch.distributed starts its ranks
+if args[:1] != ['-m'] or args[1] not in {modules}: cold()
 s = socket.socket(socket.AF_UNIX)
 try: s.connect({server!r})
 except OSError: cold()
-asked = marshal.dumps((sys.argv, os.getcwd(), dict(os.environb)))
+asked = marshal.dumps(([sys.argv[0], *args], os.getcwd(), dict(os.environb)))
 socket.send_fds(s, [len(asked).to_bytes(4, 'big')], [0, 1, 2])
 s.sendall(asked)
 def told():
@@ -50,7 +52,8 @@ def preload():
     import importlib
     names = sorted(f.stem for f in (Path(__file__).parent.parent/'dream_ood').glob('[a-z]*.py'))
     for n in (*(f'dream_ood.{n}' for n in names if n != '_modidx'), 'papermill', 'ipykernel.kernelapp', 'snakemake.cli',
-              'snakemake.api', 'snakemake.workflow', 'jupyter_client.manager', 'matplotlib_inline.config'):
+              'snakemake.api', 'snakemake.workflow', 'jupyter_client.manager', 'matplotlib_inline.config',
+              'accelerate.commands.launch', 'torch.distributed.run', 'torch.distributed.launcher.api'):
         importlib.import_module(n)
     gc.collect(); gc.freeze()
 
@@ -82,6 +85,7 @@ def become(argv, cwd, env, files):
     if any(k.startswith('COVERAGE_PROCESS') for k in os.environ):
         import coverage
         coverage.process_startup()
+    if not hasattr(sys.modules.get(argv[2]), '__path__'): sys.modules.pop(argv[2], None)     # runs as __main__
     try: runpy.run_module(argv[2], run_name='__main__', alter_sys=True)
     except SystemExit as e:
         code = e.code
