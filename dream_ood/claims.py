@@ -14,8 +14,8 @@ from .settings import SPOILT
 from .study import Profile,load_profile
 from .runs import Run
 from .paper import (BASELINES,NEAR_BASELINES,PAPER,ablated,by_seed,decided,ends_of,gain,gather,groups_of,
-                             half_of,half_width,judged,needs,open_runs,own_values,p_said,pairs_of,plus_minus,points_of,said,
-                             studies,t_test)
+                             half_of,half_width,judged,needs,open_runs,own_values,p_said,pairs_of,plus_minus,points_of,
+                             said,studies,t_test)
 
 # %% ../nbs/10_claims.ipynb #232c682f
 CLAIMS = {} # key -> its page of nbs/paper, the study that the page reads, and what makes it
@@ -70,6 +70,7 @@ def _accuracy(p, m):
                 'reported)', f'{said(kept)} points of ID accuracy against the plain classifier.',
                 [t_test(kept, 'accuracy', 'non-inferiority', .5, of='Energy')])
 
+# %% ../nbs/10_claims.ipynb #7acd24c0
 @claim('near_ood', 'tables')
 def _near(p, m):
     t = by_seed(m)
@@ -157,6 +158,7 @@ def _k(p, m):
                 +', '.join(f'k = {v} is behind by {said(d)}' for v,d in k.items())+' points of FPR95, all sets.',
                 [t_test(d, kind='equivalence', margin=2., of=f'k = {v}') for v,d in k.items()])
 
+# %% ../nbs/10_claims.ipynb #82061d12
 @claim('backbones', 'ablations')
 def _backbones(p, m):
     t = by_seed(m)
