@@ -5,6 +5,7 @@
 #   ROW='Dream-OOD'   only this row of the study's table            IMAGES=photos/shop   a folder, for make classifier
 #   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them;
 #                     TARGET=paper/claims: what the claims are about, of more SEEDS at a third of the cost
+#   WORKERS=2   how many processes share out the tests; one more than cores, as some wait for a browser or a lock
 #   COV=1   make test says what share of the lines it ran (half as long again)
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv
 #   LOCK=   the newest versions that settings.ini allows, not those of requirements/lock.txt (e.g. another torch)
@@ -17,6 +18,7 @@ TARGET  ?= table1
 AGAIN   ?=
 KILLS   ?= 50
 IMAGES  ?=
+WORKERS ?= 3
 COMMA   := ,
 PYTHON  ?= python3
 LOCK    ?= requirements/lock.txt
@@ -83,7 +85,7 @@ slurm: $(READY)
 
 test: $(READY)
 	@echo "== Testing: every notebook on profiles/smoke.yaml, then the plain tests"
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -ra $(if $(COV),--cov=dream_ood --cov-report=term)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15 -ra $(if $(COV),--cov=dream_ood --cov-report=term)
 
 lab: $(READY)
 	@echo "== Opening JupyterLab on nbs/ (Ctrl-C ends it)"
