@@ -11,7 +11,8 @@ from dream_ood.claims import CLAIMS,alone,behind_claims,whole
 from dream_ood.study import Profile,load_profile
 from dream_ood.training import few_classes
 from dream_ood.stages import classifier_of,outliers_of
-from pages import executed,make_runs,small_profile
+from dream_ood.runs import Run
+from pages import STAGES,executed,finish,make_runs,small_profile
 
 ROOT = Path(__file__).parent.parent
 
@@ -168,6 +169,16 @@ def test_a_page_shows_its_claim_and_a_seed_that_has_everything_needs_no_other_ru
              for o in c.get('outputs',[]) if 'text/markdown' in o.get('data',{})]
     said = alone('efficiency', p, gather(over['ablations'])).data
     assert said in shown and '**The claim**: A part of the outliers is enough' in said
+
+def test_runs_of_claims_alone_end_in_the_numbers_of_their_origins(profile, runs):
+    parts = studies(load_profile(profile))
+    finish(Run.open(parts['claims'], 0, runs), [*STAGES,'training','evaluation'])
+    own,*of = (pd.read_csv(Run(parts[n],0,runs).stage('evaluation')/'metrics.csv').set_index(['method','ood_set'])
+               for n in ('claims','tables','ablations'))
+    own = own.drop('generated', level=1)        # the control has as many images as the study draws from class names
+    for m in own.index.levels[0]:
+        for t in [t for t in of if m in t.index]:
+            pd.testing.assert_frame_equal(own.loc[[m]], t.loc[[m]].drop('generated', level=1))
 
 def test_numbers_of_the_table_are_those_of_the_runs(profile, runs):
     over = open_runs(profile, SEEDS, runs, 'tables')
