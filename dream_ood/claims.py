@@ -186,7 +186,7 @@ def _distance(p, m):
                 +' points.', [t_test(d, of=n) for n,d in ahead.items()])
 
 # %% ../nbs/10_claims.ipynb #18585011
-def _mean(d): return d.groupby(['condition','real','seed'], sort=False).accuracy.mean()
+def _mean(d): return d.groupby(['condition','real','seed']).accuracy.mean()
 def _lead(v, r, c='real and inliers', than='real'): return (v[c,r]-v[than,r]).to_numpy()
 
 def _ends(p, a): # real images in all, the most and the fewest; how many that are of a class
