@@ -4,7 +4,7 @@
 #   PROFILE=profiles/mini.yaml   which study          SEEDS=0,1,2   which seeds
 #   ROW='Dream-OOD'   only this row of the study's table            IMAGES=photos/shop   a folder, for make classifier
 #   TARGET=paper      every table and figure of the paper, not Table 1 alone; TARGET=paper/ablations: one of them;
-#                     TARGET=paper/claims: what the claims are about, of more SEEDS at a third of the cost
+#                     TARGET=paper/claims: what the claims are about and no more, for more SEEDS
 #   WORKERS=2   how many processes share out the tests; one more than cores, as some wait for a browser or a lock
 #   COV=1   make test says what share of the lines it ran (half as long again)
 #   GPU=1   faiss for NVIDIA cards in place of faiss-cpu            PYTHON=python3.11   which Python makes .venv

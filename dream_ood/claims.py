@@ -212,6 +212,7 @@ def _on_shift(p, a, s):
                 +''.join(f'; on {n} {said(_lead(v[n],most))} with {most//len(p.data.classes)}' for n in elsewhere)+'.',
                 [t_test(_lead(x,most), 'accuracy', of=n) for n,x in v.items()])
 
+# %% ../nbs/10_claims.ipynb #e4cd2945
 @claim('dream_id', 'dream-id', 'dream_id_plain')
 def _on_names(p, a, s):
     v,(most,few,all_,some),names = _mean(a),_ends(p, a),'real and class-name images'

@@ -69,6 +69,7 @@ def provenance()->dict:
 @lru_cache(64) # parsed once: decoding's has an entry for each image, and every look at a stage reads it
 def _parsed(path, *seen): return json.loads(Path(path).read_text())
 
+# %% ../nbs/00_runs.ipynb #5eb139b8
 class Stage:
     "One stage's folder in a run: what it holds, and whether that is finished."
     def __init__(self, run, name):
