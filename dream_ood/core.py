@@ -6,7 +6,8 @@
 __all__ = ['PACKAGE', 'ASSETS', 'SHIPPED', 'LONGEST', 'VALUES', 'DEEP', 'COMPILER', 'DreamError', 'find_root', 'resolve', 'nice',
            'seed_for', 'generator', 'default_device', 'atomic', 'save_tensors', 'load_tensors', 'save_json',
            'load_json', 'as_cells', 'save_table', 'save_state', 'load_state', 'resumed', 'unfit', 'fit_name', 'short',
-           'one_line', 'read_yaml', 'sha256', 'walk', 'listing', 'digest', 'Later', 'import_lightly', 'uncompiled']
+           'one_line', 'read_yaml', 'sha256', 'walk', 'listing', 'digest', 'Later', 'import_lightly', 'uncompiled',
+           'Package']
 
 # %% ../nbs/00_core.ipynb #5a000004
 import errno,hashlib,json,os,re,sys,unicodedata
@@ -304,3 +305,8 @@ def uncompiled(f, *args, **kwargs): # arguments and value as those of torch.comp
 
 COMPILER = { # what torchvision and timm ask of torch's compiler, for `import_lightly`
     'torch._dynamo':dict(disable=uncompiled), 'torch._dynamo.utils':dict(is_compile_supported=None)}
+
+class Package:
+    "A package, imported when something of it is first asked for."
+    def __init__(self, name:str): vars(self)['_it'] = lambda: import_module(name)
+    def __getattr__(self, name): return getattr(self._it(), name)

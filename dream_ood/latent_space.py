@@ -15,7 +15,6 @@ import torch.nn.functional as F
 import matplotlib.pyplot as plt
 from torch import nn,Tensor
 from tqdm.auto import tqdm
-from sklearn.manifold import TSNE
 from .core import DreamError,default_device,generator,resumed,save_state,seed_for
 from .settings import ImageFormat,LatentSpace
 from .data import ImageSet,batches,eval_transform,train_transform
@@ -202,6 +201,7 @@ def plot_embeddings(
     n = min(most,len(classes))
     pick = torch.cat([(y==c).nonzero()[:max(1,points//n),0] for c in range(n)])
     both = torch.cat([z[pick], F.normalize(anchors[:n],dim=-1)]).numpy()
+    from sklearn.manifold import TSNE   # slow to import
     xy = TSNE(metric='cosine', init='pca', perplexity=min(30,(len(both)-1)/3), random_state=seed).fit_transform(both)
     fig,ax = plt.subplots(figsize=(6.5,5))
     for c,color in zip(range(n), plt.get_cmap('tab20' if n>10 else 'tab10').colors):

@@ -10,14 +10,12 @@ __all__ = ['ALIKE', 'BROAD', 'Word', 'word_kinds', 'forms', 'looked_up', 'member
 from collections import Counter
 from difflib import SequenceMatcher
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import NamedTuple
 import pandas as pd
-from transformers import CLIPTokenizer
 from .core import ASSETS
 from .settings import Data,Foundation
 from .data import bare
-from .foundation import known,known_nouns,model_source
+from .foundation import known,known_nouns,model_source,only_words
 
 # %% ../nbs/09_nouns.ipynb #af67d7c4
 class Word(NamedTuple):
@@ -128,9 +126,7 @@ def candidates(
     foundation:Foundation
 )->list[str]: # known to a local foundation, and no other class's
     "The nouns that may be suggested."
-    source = model_source(foundation.model)
-    pipe = SimpleNamespace(tokenizer=CLIPTokenizer.from_pretrained(source, subfolder='tokenizer'),
-                           config={'_name_or_path':source})
+    pipe = only_words(model_source(foundation.model))
     taken = {data.noun(c) for c in data.classes}-set(words)
     bared = {bare(w) for w in taken}
     return (known_nouns(pipe, taken, foundation.nouns)

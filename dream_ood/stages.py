@@ -12,7 +12,6 @@ from contextlib import suppress
 from copy import copy
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import quote
 import numpy as np
@@ -21,10 +20,8 @@ import torch
 import torch.nn.functional as F
 import matplotlib.pyplot as plt
 from PIL import Image
-from sklearn.metrics import roc_curve
 from torch import Tensor,nn
 from tqdm.auto import tqdm
-from transformers import CLIPTokenizer
 from .core import *
 from .plots import *
 from .settings import *
@@ -1011,6 +1008,7 @@ def plot_roc(
     methods=None # names, or what to call them: name; default: all
 ): # matplotlib Figure, or None without near and far sets
     "ROC curves of the methods, near and far OOD sets apart."
+    from sklearn.metrics import roc_curve   # slow to import
     scores = load_scores(run)
     methods = methods if isinstance(methods,dict) else {m:m for m in methods or scores}
     there = [g for g in ('near','far') if g in {s.group for s in run.profile.data.ood.values()}]
@@ -1093,8 +1091,7 @@ def unknown_nouns(
     "Which classes need another word in `data.nouns`."
     source = model_source(p.foundation.model)
     if not Path(source).is_dir(): return []
-    words = SimpleNamespace(tokenizer=CLIPTokenizer.from_pretrained(source, subfolder='tokenizer'),
-                            config={'_name_or_path':source})
+    words = only_words(source)
     return [n for n in map(p.data.noun, p.data.classes) if not known(words, n)]
 
 # %% ../nbs/09_classifier.ipynb #e7f4dead

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 import matplotlib.pyplot as plt
 from torch import nn,Tensor
 from torch.optim.swa_utils import AveragedModel
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
 from .core import DreamError,default_device,generator,resumed,save_state,seed_for
 from .settings import MADE,Contender,Finetune,ImageFormat,Training
@@ -28,6 +27,7 @@ from .foundation import vae_roundtrip
 from .networks import Narrowed,channels_last,device_of,features,make_backbone,narrowed
 from .parallel import alike,means,ranks,share_gradients,synced
 from .latent_space import learning_rate
+from torchvision.transforms import v2   # after dream_ood.data, which imports it lightly
 
 # %% ../nbs/06_regularized_training.ipynb #f9bea654
 def energy(

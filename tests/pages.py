@@ -5,7 +5,8 @@ from pathlib import Path
 from unittest.mock import patch
 from execnb.nbio import dict2nb
 from execnb.shell import CaptureShell
-from dream_ood import evaluation,latent_space,stages,training
+from sklearn import manifold
+from dream_ood import evaluation,stages,training
 from dream_ood.core import load_json
 from dream_ood.paper import paper_home,studies
 from dream_ood.runs import Run
@@ -14,7 +15,7 @@ from dream_ood.study import load_profile,read_profile
 ROOT = Path(__file__).parent.parent
 STAGES = ['data', 'foundation', 'latent_space', 'sampling', 'decoding']
 QUICK = partial(training.fit_phi, steps=20)     # φ's fit before training: 20 steps, not 200
-MAP = partial(latent_space.TSNE, max_iter=250)  # the fewest that it takes, not 1000
+MAP = partial(manifold.TSNE, max_iter=250)  # the fewest that it takes, not 1000
 # Two values of each setting that is tuned, not up to six.
 SHORT = {d: {k: v[:2] for k,v in grid.items()} for d,grid in evaluation.GRIDS.items()}
 
@@ -38,7 +39,7 @@ def finish(run, names):
         twin = next((f.parent for f in run.folder.parent.parent.glob(f'*/seed{run.seed}/{n}/provenance.json')
                      if load_json(f)['key'] == key), None)
         if twin and not stage.folder.exists(): shutil.copytree(twin, stage.folder)
-        with (patch.object(training, 'fit_phi', QUICK), patch.object(latent_space, 'TSNE', MAP),
+        with (patch.object(training, 'fit_phi', QUICK), patch.object(manifold, 'TSNE', MAP),
               patch.dict(evaluation.GRIDS, SHORT)):
             getattr(stages, f'run_{n}')(run)
 
