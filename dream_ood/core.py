@@ -16,9 +16,8 @@ from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-import torch,yaml
+import yaml
 from safetensors import safe_open
-from safetensors.torch import save_file,load_file
 
 # %% ../nbs/00_core.ipynb #e9c2fe93
 class DreamError(Exception):
@@ -63,12 +62,14 @@ def seed_for(
 def generator(
     seed:int, # the run's seed
     *names    # see `seed_for`
-)->torch.Generator: # on the CPU: the same numbers on every machine
+): # torch.Generator, on the CPU: the same numbers on every machine
     "A generator of random numbers that depends on its arguments alone."
+    import torch   # slow to import, here and below: what only reads profiles does without it
     return torch.Generator().manual_seed(seed_for(seed,*names))
 
 def default_device()->str: # 'cuda' or 'cpu'
     "Where networks run unless told otherwise."
+    import torch
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 # %% ../nbs/00_core.ipynb #97caca93
@@ -96,10 +97,12 @@ def atomic(
 # %% ../nbs/00_core.ipynb #5a00000b
 def save_tensors(path, **tensors):
     "Write named tensors as safetensors."
+    from safetensors.torch import save_file
     with atomic(path) as p: save_file({k:v.detach().cpu().contiguous() for k,v in tensors.items()}, p)
 
 def load_tensors(path)->dict:
     "Read named tensors; raises DreamError if the file is damaged."
+    from safetensors.torch import load_file
     try: return load_file(path)
     except FileNotFoundError:
         raise DreamError(f'There is no file {nice(path)!r}: run the stage that writes it first.') from None
@@ -135,6 +138,8 @@ def save_table(path, df):
 # %% ../nbs/00_core.ipynb #c0de0001
 def save_state(path, state):
     "Write the state of a training (mappings and lists of tensors, numbers and words) as safetensors, not as pickle."
+    import torch
+    from safetensors.torch import save_file
     tensors = {}
     def plain(x):
         if torch.is_tensor(x):

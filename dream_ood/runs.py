@@ -12,11 +12,10 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from subprocess import run as shell
-import torch
 from fastcore.basics import patch
 from filelock import FileLock
 from .store import found,get,put,store_of
-from .core import ASSETS,DreamError,digest,generator,listing,nice,resolve,save_json,sha256
+from .core import ASSETS,DreamError,default_device,digest,generator,listing,nice,resolve,save_json,sha256
 from .study import Profile,load_profile
 
 # %% ../nbs/00_runs.ipynb #24cd8bda
@@ -55,6 +54,7 @@ def _version(package):
 
 def provenance()->dict:
     "What made this artifact, apart from its inputs: code, packages, machine, time."
+    import torch
     try:
         commit = shell(['git','describe','--always','--dirty'], cwd=Path(__file__).parent if '__file__' in globals()
                        else None, capture_output=True, text=True).stdout.strip()
@@ -270,11 +270,11 @@ class Run:
         return run
     def __repr__(self): return f'Run({self.profile.name}, seed {self.seed}, {nice(self.folder)})'
     def stage(self, name:str)->Stage: return Stage(self, name)
-    def generator(self, *names)->torch.Generator:
+    def generator(self, *names): # torch.Generator
         "A CPU generator seeded by the run's seed and `names`."
         return generator(self.seed,*names)
     @property
-    def device(self)->str: return 'cuda' if torch.cuda.is_available() else 'cpu'
+    def device(self)->str: return default_device()
 
 # %% ../nbs/00_runs.ipynb #20095070
 @patch

@@ -176,11 +176,11 @@ def interrupt(
     while not over.wait(1.):
         at_work = [j for j in jobs(env) if j['what'].startswith('shard') and j['state']=='RUNNING']
         if not at_work or not any(drawn.rglob('*.png')): continue
-        ask(env, 'scancel', at_work[-1]['id'])
-        time.sleep(2)
-        if any(j['id']==at_work[-1]['id'] and j['state']=='CANCELLED' for j in jobs(env)):
-            cancelled.append(at_work[-1])
-            return
+        chosen,state = at_work[-1],'RUNNING'
+        ask(env, 'scancel', chosen['id'])
+        while state in ('RUNNING','COMPLETING') and not over.wait(1.):   # one alone is cancelled
+            state = next(j['state'] for j in jobs(env) if j['id']==chosen['id'])
+        if state=='CANCELLED': return cancelled.append(chosen)   # or it had just ended: another
 
 def reproduced(profile, seed:int, runs, *more, env=None, shards=1):
     "A call of `dream-ood reproduce`; raises DreamError if it fails."

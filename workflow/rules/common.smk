@@ -2,8 +2,7 @@
 import os, shlex, sys
 from functools import cache
 from pathlib import Path
-import torch
-from dream_ood.core import resolve
+from dream_ood.core import default_device, resolve
 from dream_ood.study import load_profile
 from dream_ood.runs import NOTEBOOKS, Run, STAGES, with_upstream
 from dream_ood.workflow import withdraw
@@ -41,7 +40,7 @@ if workflow.is_main_process:
 CLUSTER = workflow.resource_settings.nodes is not None
 GRANTED = 0 if workflow.is_main_process else int(os.environ.get('SLURM_CPUS_PER_TASK', 0))
 CORES   = GRANTED or (8 if CLUSTER else workflow.cores or 8)
-BESIDE  = 1 if CLUSTER or torch.cuda.is_available() else max(1, min(len(STUDIES)*len(SEEDS) - 1, CORES))
+BESIDE  = 1 if CLUSTER or GRANTED or default_device() == 'cuda' else max(1, min(len(STUDIES)*len(SEEDS) - 1, CORES))
 
 def share(stage, parts=1):
     def threads(w):
