@@ -46,6 +46,14 @@ def test_help_waits_for_no_library():
 def test_a_job_imports_nothing_of_the_library():
     assert not {'torch', 'dream_ood.core', 'snakemake.workflow'} & imported('import dream_ood.cli, dream_ood.workflow')
 
+def test_what_reads_profiles_and_runs_needs_no_torch():
+    "The graph of a study asks for these in each of its processes, on a cluster twice a job."
+    assert not {'torch', 'pandas', 'matplotlib'} & imported('import dream_ood.study, dream_ood.runs')
+
+def test_the_stages_import_a_text_to_image_library_only_where_they_draw():
+    found = imported('import dream_ood.stages')
+    assert 'torch' in found and not {'diffusers', 'transformers', 'sklearn', 'torch._dynamo'} & found
+
 def test_defaults_are_those_of_make():
     make = dict(l.split('?=') for l in (ROOT/'Makefile').read_text().splitlines() if '?=' in l)
     make = {k.strip(): v.strip() for k, v in make.items()}
