@@ -179,7 +179,7 @@ def interrupt(
         chosen,state = at_work[-1],'RUNNING'
         ask(env, 'scancel', chosen['id'])
         while state in ('RUNNING','COMPLETING') and not over.wait(1.):   # one alone is cancelled
-            state = next(j['state'] for j in jobs(env) if j['id']==chosen['id'])
+            state = next((j['state'] for j in jobs(env) if j['id']==chosen['id']), state)   # if it answers
         if state=='CANCELLED': return cancelled.append(chosen)   # or it had just ended: another
 
 def reproduced(profile, seed:int, runs, *more, env=None, shards=1):
