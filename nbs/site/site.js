@@ -14,7 +14,7 @@
   const make = (tag, props, ...inside) => { const e = Object.assign(document.createElement(tag), props); e.append(...inside); return e }
   for (const table of document.querySelectorAll('main table')) {
     const heads = [...table.querySelectorAll('thead th')].map(h => h.textContent.trim()), at = heads.indexOf('verdict')
-    if (at < 0) continue
+    if (at < 0 || !heads.includes('claim')) continue
     const rows = [...table.querySelectorAll('tbody tr')]
     table.classList.add('cards')
     rows.forEach(r => [...r.children].forEach((c, i) => { c.dataset.label = heads[i] }))
