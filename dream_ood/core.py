@@ -6,13 +6,13 @@
 __all__ = ['PACKAGE', 'ASSETS', 'SHIPPED', 'LONGEST', 'VALUES', 'DEEP', 'COMPILER', 'DreamError', 'find_root', 'resolve', 'nice',
            'seed_for', 'generator', 'default_device', 'atomic', 'save_tensors', 'load_tensors', 'save_json',
            'load_json', 'as_cells', 'save_table', 'save_state', 'load_state', 'resumed', 'unfit', 'fit_name', 'short',
-           'one_line', 'read_yaml', 'sha256', 'walk', 'listing', 'digest', 'Later', 'import_lightly', 'uncompiled',
-           'Package']
+           'one_line', 'read_yaml', 'sha256', 'walk', 'listing', 'digest', 'stamp', 'sha256_once', 'Later',
+           'import_lightly', 'uncompiled', 'Package']
 
 # %% ../nbs/00_core.ipynb #5a000004
 import errno,hashlib,json,os,re,sys,unicodedata
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache,wraps
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -277,6 +277,19 @@ def listing(
 def digest(obj)->str:
     "Hex digest of anything that JSON can hold."
     return hashlib.sha256(json.dumps(obj, sort_keys=True, default=str).encode()).hexdigest()
+
+# %% ../nbs/00_core.ipynb #b16c971b
+def stamp(path)->tuple: # size, times and place; raises OSError
+    "What changes if a file does."
+    s = os.stat(path)
+    return s.st_size,s.st_mtime_ns,s.st_ctime_ns,s.st_dev,s.st_ino
+
+@lru_cache(maxsize=None)
+def _sha256(path, stamp): return sha256(path)
+
+def sha256_once(path)->str:
+    "Hex digest of a file, read once a process as long as it stays as it was."
+    return _sha256(str(path), stamp(path))
 
 # %% ../nbs/00_core.ipynb #5a0000e2
 class Later:

@@ -29,7 +29,7 @@ from fastcore.basics import patch
 from PIL import Image,ImageDraw,ImageFont,ImageOps,UnidentifiedImageError
 from torch.utils.data import BatchSampler,DataLoader,Dataset,RandomSampler,SequentialSampler
 from .core import (ASSETS,COMPILER,DreamError,atomic,digest,import_lightly,nice,resolve,save_table,seed_for,
-                            sha256,short,walk)
+                            sha256_once,short,walk)
 from .parallel import mine,ranks,shared
 from .settings import Data,ImageFormat,Source,share_of
 
@@ -320,17 +320,21 @@ def geometry(
 def _index():
     with open(ASSETS/'images'/'index.csv') as f: return {r['path']:r for r in csv.DictReader(f)}
 
+@lru_cache(maxsize=128) # all that are bundled
+def _tiles(path, content): # of a sheet whose content is as it should be
+    s,n = (int(_index()[path][k]) for k in ('tile_size','tiles'))
+    with Image.open(ASSETS/'images'/path) as i: a = torch.from_numpy(np.array(i.convert('L')))
+    return a.reshape(a.shape[0]//s,s,-1,s).permute(0,2,1,3).reshape(-1,1,s,s)[:n].clone()
+
 def read_sheet(
     path:str # below the bundled images, e.g. 'fashion/train/coat.png'
 )->torch.Tensor: # uint8 (N, 1, H, W)
-    "The tiles of a bundled sheet; raises DreamError if the file is missing or damaged."
+    "The tiles of a bundled sheet, decoded once a process; raises DreamError if the file is missing or damaged."
     f,r = ASSETS/'images'/path, _index()[path]
-    if not f.is_file() or sha256(f)!=r['sha256']:
+    if not f.is_file() or sha256_once(f)!=r['sha256']:
         raise DreamError(f'Bundled sheet {nice(f)!r} is missing or damaged: reinstall the package, or run `git '
                          f'checkout {nice(f)}`.')
-    s,n = int(r['tile_size']),int(r['tiles'])
-    with Image.open(f) as i: a = torch.from_numpy(np.array(i.convert('L')))
-    return a.reshape(a.shape[0]//s,s,-1,s).permute(0,2,1,3).reshape(-1,1,s,s)[:n].clone()
+    return _tiles(path, r['sha256']).clone()
 
 # %% ../nbs/01_data.ipynb #99bfb1f9
 def fit(

@@ -15,7 +15,7 @@ from subprocess import run as shell
 from fastcore.basics import patch
 from filelock import FileLock
 from .store import found,get,put,store_of
-from .core import ASSETS,DreamError,default_device,digest,generator,listing,nice,resolve,save_json,sha256
+from .core import ASSETS,DreamError,default_device,digest,generator,listing,nice,resolve,save_json,sha256,sha256_once
 from .study import Profile,load_profile
 
 # %% ../nbs/00_runs.ipynb #24cd8bda
@@ -121,9 +121,6 @@ def reads(self:Stage)->list:
     return (STAGES|ASIDE)[self.name][1] + (['foundation','decoding'] if self.name=='own' and own.outliers else [])
 
 # %% ../nbs/00_runs.ipynb #fa0000d2
-@lru_cache(maxsize=None)
-def _sha256(path, *seen): return sha256(path)
-
 def harm(
     path,
     o:dict # size and, if known, sha256
@@ -134,8 +131,7 @@ def harm(
     if not stat.S_ISREG(s.st_mode): return 'is no file'
     if s.st_size!=o['size']: return 'was cut short' if s.st_size<o['size'] else 'was changed'
     if 'sha256' not in o: return ''
-    seen = s.st_mtime_ns,s.st_ctime_ns,s.st_dev,s.st_ino
-    return '' if _sha256(str(path), *seen)==o['sha256'] else 'was changed'
+    return '' if sha256_once(path)==o['sha256'] else 'was changed'
 
 @patch(as_prop=True)
 def damaged(self:Stage)->dict: # file -> what has happened to it
@@ -299,5 +295,5 @@ def external(self:Run, stage:str):
     folders = [s.path for s in d.sources() if s.kind=='folder'] if stage=='data' and d.train.part else []
     own = {f'folder {f}':listing(f) for f in folders} | ({'divided by':'content'} if folders else {})
     return (nouns | own
-            | {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256(f)
+            | {f.name if f.parent.name=='images' else f'{f.parent.name}/{f.name}':(sha256_once(f)
             if f.stat().st_size<2**26 else f.stat().st_size) for f in files if f.is_file()})

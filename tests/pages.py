@@ -6,7 +6,7 @@ from unittest.mock import patch
 from execnb.nbio import dict2nb
 from execnb.shell import CaptureShell
 from sklearn import manifold
-from dream_ood import evaluation,stages,training
+from dream_ood import evaluation,paper,stages,training
 from dream_ood.core import load_json
 from dream_ood.paper import paper_home,studies
 from dream_ood.runs import Run
@@ -19,12 +19,17 @@ MAP = partial(manifold.TSNE, max_iter=250)  # the fewest that it takes, not 1000
 # Two values of each setting that is tuned, not up to six.
 SHORT = {d: {k: v[:2] for k,v in grid.items()} for d,grid in evaluation.GRIDS.items()}
 
+def fewer(p, axes=paper.axes):
+    "What the ablations vary, of numbers the least and the most."
+    return {a: {k: v for k,v in of.items() if isinstance(k, str) or k in (min(of),max(of))} for a,of in axes(p).items()}
+
 def small_profile():
     "The smoke profile with half of its classes and few images to score: pages and tables ask how, not how well."
     d = read_profile(ROOT/'profiles/smoke.yaml')
     d['data']['classes'] = ['tshirt','trouser','coat','boot']
     for s in ('digits','symbols'): d['data']['ood'].pop(s)     # photographs, textures and faces are far, too
     for s in d['data']['ood'].values(): s['per_class'] = 10
+    d['data']['image_size'] = 16
     for s in ('validation','test'): d['data'][s]['per_class'] = 12
     for s in ('wide','validation_outliers'): d['data'][s]['per_class'] = 1
     d['data']['train_per_class'] = 40

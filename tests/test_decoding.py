@@ -177,7 +177,7 @@ def test_eight_shards_killed_at_random_end_in_the_same_bytes(settings, tmp_path)
     import random
     settings = (settings
                 |dict(decoding=settings['decoding']
-                      |dict(pools={n:q|({} if q['source']=='sampling' else dict(per_class=16))
+                      |dict(pools={n:q|({} if q['source']=='sampling' else dict(per_class=8))
                                    for n,q in settings['decoding']['pools'].items()})))
     f = tmp_path/'mine.yaml'; f.write_text(yaml.safe_dump(settings))
     whole_,run = (prepared(load_profile(f), tmp_path/n) for n in ('whole','killed'))

@@ -2,9 +2,10 @@
 import re,shutil
 import pandas as pd,pytest,yaml
 from dream_ood.claims import CLAIMS
+from dream_ood import paper
 from dream_ood.paper import PAPER,paper_home
 from dream_ood.study import load_profile
-from pages import ROOT,executed,make_runs,small_profile
+from pages import ROOT,executed,fewer,make_runs,small_profile
 
 @pytest.fixture(scope='module', autouse=True)
 def at_root():
@@ -30,8 +31,10 @@ def bare(tmp_path_factory):
     d |= dict(name='bare', foundation=d['foundation']|dict(model=str(model)),
               paper=dict(backbones=['mobilenetv3_small_050']))
     (folder/'bare.yaml').write_text(yaml.safe_dump(d, sort_keys=False))
-    make_runs(folder/'bare.yaml', [0], folder/'runs')
-    return folder/'bare.yaml',folder/'runs'
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(paper, 'axes', fewer)
+        make_runs(folder/'bare.yaml', [0], folder/'runs')
+        yield folder/'bare.yaml',folder/'runs'
 
 @pytest.mark.parametrize('name', PAPER)
 def test_page_of_a_profile_that_has_less(name, bare):
