@@ -204,6 +204,25 @@ def test_eight_shards_killed_at_random_end_in_the_same_bytes(settings, tmp_path)
                 for f in r.stage('decoding').folder.rglob('*') if f.is_file() and f.name!='provenance.json'}
     assert everything(run)==everything(whole_)
 
+def test_a_pool_more_is_all_that_is_drawn(settings, tmp_path, monkeypatch):
+    from dream_ood import decoding
+    def profile(**pools):
+        f = tmp_path/'mine.yaml'
+        f.write_text(yaml.safe_dump(settings|dict(decoding=settings['decoding']|dict(
+            pools={n:q for n,q in (settings['decoding']['pools']|pools).items() if q}))))
+        return load_profile(f)
+    run = prepared(profile(), tmp_path/'runs'); run_decoding(run); before = images(run)
+    write,drawn = decoding.write_image,[]
+    monkeypatch.setattr(decoding, 'write_image', lambda *a: (drawn.append(a), write(*a)))
+    changed = Run.open(profile(more=dict(source='class_names',per_class=2), names=None,
+                               plain=settings['decoding']['pools']['plain']|dict(steps=3)), 0, tmp_path/'runs')
+    run_decoding(changed); after = images(changed)
+    kept = {k:b for k,b in before.items() if '/knn/' in k or '/inliers/' in k}
+    assert kept and kept.items()<=after.items() and not [k for k in after if '/names/' in k]
+    assert len(drawn)==sum('/more/' in k or '/plain/' in k for k in after)
+    fresh = prepared(changed.profile, tmp_path/'elsewhere'); run_decoding(fresh)
+    assert images(fresh)==after
+
 def test_a_full_disk_is_one_sentence_and_costs_nothing(run, monkeypatch):
     from dream_ood import decoding
     save,left = Image.Image.save,[6]

@@ -1,6 +1,6 @@
 """The studies behind the paper's tables and figures, and every page of nbs/paper that is made from them, on a study
 made small."""
-import re,subprocess,sys
+import json,re,subprocess,sys
 import numpy as np,pandas as pd,pytest,torch,yaml
 from pathlib import Path
 from dream_ood import paper
@@ -173,7 +173,8 @@ def test_a_page_shows_its_claim_and_a_seed_that_has_everything_needs_no_other_ru
     said = alone('efficiency', p, gather(over['ablations'])).data
     assert said in shown and '**The claim**: A part of the outliers is enough' in said
 
-def test_runs_of_claims_alone_end_in_the_numbers_of_their_origins(profile, runs):
+def test_runs_of_claims_alone_end_in_the_numbers_of_their_origins(profile, runs, monkeypatch):
+    monkeypatch.setenv('DREAM_OOD_REUSE', '0')      # trained, not taken from there
     parts = studies(load_profile(profile))
     finish(Run.open(parts['claims'], 0, runs), [*STAGES,'training','evaluation'])
     own,*of = (pd.read_csv(Run(parts[n],0,runs).stage('evaluation')/'metrics.csv').set_index(['method','ood_set'])
@@ -221,17 +222,25 @@ def test_an_ablation_that_changes_nothing_else_shares_its_start(profile, runs):
     assert len(set(first.values())) == 1
 
 def test_the_graph_asks_for_what_the_pages_read(profile, tmp_path):
-    def dry(target):
-        r = subprocess.run([sys.executable,'-m','snakemake','-n','--cores','2','--nolock','--snakefile',
+    def ask(target, how='-n'):
+        r = subprocess.run([sys.executable,'-m','snakemake',how,'--cores','2','--nolock','--snakefile',
                             str(ROOT/'workflow'/'Snakefile'),
                             '--directory',str(tmp_path),'--config',f'profile={profile}','seeds="0,1"',
                             f'runs={tmp_path}',f'target={target}'],
                            capture_output=True, text=True, cwd=tmp_path)
         assert r.returncode == 0, r.stdout+r.stderr
-        return set(re.findall(r'^Job \d+: (.*)$', r.stdout+r.stderr, re.M))
+        return r.stdout+r.stderr
+    def edges(target): # pairs of rules
+        graph = json.loads(re.search('^{.*}$', ask(target, '--d3dag'), re.M)[0])
+        rule = {n['id']:n['value']['rule'] for n in graph['nodes']}
+        return {(rule[l['u']],rule[l['v']]) for l in graph['edges']}
+    def dry(target): return set(re.findall(r'^Job \d+: (.*)$', ask(target), re.M))
     for f in ('nbs','profiles','settings.ini'): (tmp_path/f).symlink_to(ROOT/f)
     name = load_profile(profile).name
     jobs = dry('paper')
+    # what studies share is made once: one waits for another, where that is asked for, too
+    assert {('latent_space','latent_space'),('training','training')} <= edges('paper')
+    assert ('latent_space','latent_space') not in edges('runs/ablations')
     assert {f'{name}: paper/{n}, seeds 0, 1' for n in (*PAPER,'claims')} <= jobs
     assert {f'{name}-{s}, seed {k}: 08_evaluation' for s in ('tables','ablations') for k in SEEDS} <= jobs
     assert {f'{name}-dream-id, seed {k}: 07_dream_id' for k in SEEDS} <= jobs

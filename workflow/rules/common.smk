@@ -77,11 +77,17 @@ def parts(stage):
 
 FIRST = [f'{HOME}/seed{SEEDS[0]}/done/table1.md'] if KIND == 'table1' and len(SEEDS) > 1 else []
 def looked(stage):
-    "The first seed is finished, and its table shown, before anything begins that this table does not need."
-    def table(w):
-        needed = int(w.seed) == SEEDS[0] and stage != 'dream_id'
-        return [] if needed or Path(mark(w.study, w.seed, NOTEBOOKS[stage])).exists() else FIRST
-    return table
+    """The first seed is finished, and its table shown, before anything begins that this table does not need. Of the
+    paper's studies one waits for those before it, so that what they share is made once; on a cluster, and where there
+    are fewer seeds than jobs beside one another, not for its long stages."""
+    def first(w):
+        if Path(mark(w.study, w.seed, NOTEBOOKS[stage])).exists(): return []
+        if not PAGES: return [] if int(w.seed) == SEEDS[0] and stage != 'dream_id' else FIRST
+        if stage not in SHARED[:None if len(SEEDS) >= BESIDE and not CLUSTER else 3]: return []
+        names = [s.name for s in STUDIES.values()]
+        there = (mark(n, w.seed, NOTEBOOKS[stage]) for n in names[:names.index(w.study)])
+        return [m for m in there if m in ASKED]
+    return first
 
 # What a classifier is made from: of one's own images no study is trained, and nothing dreamt unless dreams compete.
 UP_TO = with_upstream([] if study.own and not study.own.outliers else ['decoding' if study.own else 'evaluation'])
@@ -107,6 +113,9 @@ def read(w):
     "What a page reads: stages of studies. That of claims comes after the pages where these are asked for, too."
     if w.page == 'claims' and not ONE: return [f'{HOME}/notebooks/{page}.ipynb' for page in PAGES if page != 'claims']
     return [m for n, stages, seeds in behind(w.page) for m in marks(n, stages, seeds)]
+
+ASKED = {*asked(KIND)} if PAGES else {}
+SHARED = [s for s in STAGES if s not in ('dream_id', 'evaluation')]
 
 def profile(w): return PROFILES[w.study]
 
