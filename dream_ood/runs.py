@@ -179,7 +179,7 @@ def begin(self:Stage):
                   f'{aside.relative_to(self.run.folder)} of the run folder')
         new.rename(self.folder)
     for n,o in self._read('begun.json').get('taken',{}).items():
-        if n: print(f'{self.name}: {n} is made from the same as {o["from"]}, and taken from there')
+        print(f'{self.name}: {n or "what serves all"} is made from the same as {o["from"]}, and taken from there')
     return self
 
 @patch
@@ -197,9 +197,9 @@ def mend(self:Stage, aside:Path):
 @patch
 def part_key(self:Stage, part:str)->str: # '': of what is made for all parts
     "What a pool or contender is made from, as a digest: this stage's inputs without other parts, and what they read."
-    p,o,field = self.run.profile,self.inputs,PARTS[self.name]
-    how,all_ = getattr(getattr(p,self.name),field).get(part),o['profile'][self.name]
-    o['profile'][self.name] = all_ | {field:{part:all_[field].get(part)}}
+    p,o,field = self.run.profile,self.inputs,PARTS.get(self.name)
+    how,all_ = getattr(getattr(p,self.name),field).get(part) if field else None,o['profile'][self.name]
+    if field: o['profile'][self.name] = all_ | {field:{part:all_[field].get(part)}}
     def reads(stage, files): o['stages'][stage] = self.run.stage(stage).result(files)
     if self.name=='decoding':
         reads('sampling', [f'{how.of or part}.safetensors'] if how.source=='sampling' else [])
@@ -208,6 +208,10 @@ def part_key(self:Stage, part:str)->str: # '': of what is made for all parts
         reads('decoding', [f'{n}/metadata.parquet' for n in ((how and how.outliers) or '').split('+')
                            if n in p.decoding.pools])
         o['start'] = how and how.start and self.part_key(how.start)
+    if self.name=='dream_id':   # it trains no contender
+        for k in ('contenders','beta'): del o['profile']['training'][k]
+        plain = [n for n,q in p.decoding.pools.items() if q.plain][:1]
+        reads('decoding', [f'{n}/metadata.parquet' for n in (p.dream_id.inliers,*plain)])
     return digest(o)
 
 def files_of(
@@ -218,6 +222,7 @@ def files_of(
     "The files of a part, finished or not."
     if stage=='training':
         there = [f'{part}.{kind}' for kind in ('csv','safetensors','checkpoint')] if part else ['vae.safetensors']
+    elif stage=='dream_id': there = ['accuracy.csv','shift.csv',*(f.name for f in folder.glob('*.checkpoint'))]
     elif stage=='sampling': there = [f'{part}.safetensors']
     else:
         there = [f.relative_to(folder).as_posix() for d in (part,f'refused/{part}') for f in (folder/d).rglob('*')]
@@ -250,7 +255,7 @@ def furnish(self:Stage, new:Path, key:str):
     "A folder to begin in: with the parts that need not be made again, and begun.json, which comes last."
     shutil.rmtree(new, ignore_errors=True)
     names = [*getattr(getattr(self.run.profile,self.name),PARTS[self.name])] if self.name in PARTS else []
-    parts,taken = {n:self.part_key(n) for n in names+['']*(self.name=='training')},{}
+    parts,taken = {n:self.part_key(n) for n in names+['']*(self.name in ('training','dream_id'))},{}
     def same(begun): return [n for n,k in parts.items() if n not in taken and begun.get('parts',{}).get(n)==k]
     def take(folder, origin):
         p = _said(folder/'provenance.json'); known = p.get('outputs',{})

@@ -4,7 +4,7 @@ import pytest
 from dream_ood import runs
 from dream_ood.core import load_json, save_json
 from dream_ood.runs import Run
-from dream_ood.stages import run_data, run_training
+from dream_ood.stages import run_dream_id, run_training
 from dream_ood.study import Profile
 from conftest import tiny_profile, with_dreams
 
@@ -114,6 +114,21 @@ def test_half_a_training_goes_on(run):
     (folder/'provenance.json').unlink(); (folder/'dreams.safetensors').rename(folder/'dreams.checkpoint')
     assert {'dreams.checkpoint', 'dreams.csv'} <= set(places(
         Run(changed(run.profile, with_another), 0, run.folder.parent.parent).stage('training').begin().folder))
+
+def test_another_contender_and_outlier_pool_leave_dream_id_as_it_is(run, monkeypatch):
+    run_dream_id(run)
+    had = contents(run.stage('dream_id').folder)
+    monkeypatch.setattr('dream_ood.stages.train_on', None)          # nothing is trained
+    more = Run(changed(run.profile, with_another), 0, run.folder.parent.parent)
+    assert not more.stage('dream_id').done
+    run_dream_id(more)
+    assert more.stage('dream_id').done and contents(more.stage('dream_id').folder) == had
+    def key_if_drawn_otherwise(pool):
+        p = run.stage('decoding')/'provenance.json'
+        save_json(p, load_json(p)|dict(outputs={f'{pool}/metadata.parquet': dict(size=1, sha256='another')}))
+        return more.stage('dream_id').part_key('')
+    key = more.stage('dream_id').part_key('')
+    assert key_if_drawn_otherwise('knn') == key != key_if_drawn_otherwise('inliers')
 
 # -- studies beside one another ---------------------------------------------------------------------------------------
 def beside(run, change=lambda d: None): return Run(changed(run.profile, change, 'beside'), 0, run.folder.parent.parent)
