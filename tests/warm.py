@@ -53,6 +53,8 @@ def preload():
     names = sorted(f.stem for f in (Path(__file__).parent.parent/'dream_ood').glob('[a-z]*.py'))
     for n in (*(f'dream_ood.{n}' for n in names if n != '_modidx'), 'papermill', 'ipykernel.kernelapp', 'snakemake.cli',
               'snakemake.api', 'snakemake.workflow', 'jupyter_client.manager', 'matplotlib_inline.config',
+              'diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion',
+              'diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl', 'sklearn.manifold',
               'accelerate.commands.launch', 'torch.distributed.run', 'torch.distributed.launcher.api'):
         importlib.import_module(n)
     gc.collect(); gc.freeze()
