@@ -182,7 +182,8 @@ def test_eight_shards_killed_at_random_end_in_the_same_bytes(settings, tmp_path)
     f = tmp_path/'mine.yaml'; f.write_text(yaml.safe_dump(settings))
     whole_,run = (prepared(load_profile(f), tmp_path/n) for n in ('whole','killed'))
     context,rng,shards,killed = get_context('forkserver'),random.Random(0),8,0
-    context.set_forkserver_preload(['dream_ood.stages','diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion'])
+    context.set_forkserver_preload(['dream_ood.stages',
+                                    'diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion'])
     p = context.Process(target=_shard, args=(f,tmp_path/'whole',None,1,0,0)); p.start(); p.join()
     assert p.exitcode==0 and whole_.stage('decoding').done
     for turn in range(30):   # eight at a time, until all have come through
