@@ -121,7 +121,7 @@ def _rejection(p, m):
 
 @claim('controls', 'tables')
 def _controls(p, m):
-    vae = m[m.ood_set=='vae'].set_index(['method','seed']).auroc
+    vae = m[m.ood_set=='vae'].set_index(['method','seed']).sort_index().auroc
     dream,plain = (vae[f'{c}: energy'].to_numpy() for c in ('Dream-OOD','cross-entropy'))
     share = p.training.finetune.vae_fraction
     return made((f'Fine-tuned with {share:.0%} reconstructed ID images, the' if share else 'The')
