@@ -11,7 +11,8 @@ __all__ = ['UNITS', 'SD1', 'SD1_VAE', 'RATES', 'OWN_RATES', 'KEY', 'KNOWN', 'PAS
            'source_of', 'estimate', 'supposed', 'asks', 'targets', 'report', 'summed', 'plan_study']
 
 # %% ../nbs/11_planning.ipynb #b3000004
-import math,os,platform,shutil,time
+import json,math,os,platform,shutil,time
+from functools import lru_cache
 from pathlib import Path
 import pandas as pd
 import torch
@@ -44,7 +45,13 @@ def part(
     from diffusers import AutoencoderKL,UNet2DConditionModel   # slow to import
     cls,default = dict(unet=(UNet2DConditionModel,SD1), vae=(AutoencoderKL,SD1_VAE))[name]
     source = Path(model_source(study.foundation.model))
-    with torch.device(where): return cls.from_config(cls.load_config(source/name) if source.is_dir() else default)
+    config = cls.load_config(source/name) if source.is_dir() else default
+    if where=='meta': return _sketch(cls, json.dumps(config))
+    with torch.device(where): return cls.from_config(config)
+
+@lru_cache
+def _sketch(cls, config): # to be looked at; one takes a second to make, and a plan asks for it many times
+    with torch.device('meta'): return cls.from_config(json.loads(config))
 
 def size_of(m)->str: return f'{sum(p.numel() for p in m.parameters())/1e6:.3g}M'
 def scale_of(vae)->int: return 2**(len(vae.config.block_out_channels)-1)
@@ -345,22 +352,25 @@ def work(
         training=training_work(study,n), dream_id=dream_id_work(study,n), evaluation=evaluation_work(study,n))
 
 # %% ../nbs/11_planning.ipynb #1ed7957b
+@lru_cache
+def _network(backbone, classes, image_size): # bytes of its weights, features
+    with torch.device('meta'): net = make_backbone(backbone, classes, image_size)
+    return 4*sum(p.numel() for p in net.parameters()),net.num_features
+
 def bytes_of(study, n:dict, width:int)->dict: # artifact -> bytes of one seed
     "Disk that a study takes."
     C,px = len(study.data.classes),study.data.image_size**2*(1 if study.data.greyscale else 3)
-    with torch.device('meta'):
-        encoder = make_backbone(study.latent_space.backbone, width, study.data.image_size)
-        net = make_backbone(study.training.backbone, C, study.data.image_size)
-    def weights(m): return 4*sum(p.numel() for p in m.parameters())
+    encoder,_ = _network(study.latent_space.backbone, width, study.data.image_size)
+    net,features = _network(study.training.backbone, C, study.data.image_size)
     contenders = {m.contender for m in study.evaluation.methods.values()}
     kept = sum(v for k,v in n.items() if k not in ('wide',*(study.dream_id.shift_sets or ())))
     again = min(2000,n['ID train'])*px if study.training.finetune.vae_fraction else 0
-    return {'latent_space: embeddings, encoder': 4*width*n['ID train']+weights(encoder),
+    return {'latent_space: embeddings, encoder': 4*width*n['ID train']+encoder,
             'sampling: embeddings': sum(C*q.per_class*(4*width+20) for q in study.sampling.pools.values()),
             'decoding: images (PNG, half a byte for a byte of pixels)': sum(i for i,*_ in drawn(study).values())*px//2,
-            'training: classifiers': len(study.training.contenders)*weights(net)+again,
+            'training: classifiers': len(study.training.contenders)*net+again,
             'evaluation: images of the autoencoder': min(250*C,n['ID test'])*px,
-            'outputs: logits and features': 4*len(contenders)*kept*(C+net.num_features)}
+            'outputs: logits and features': 4*len(contenders)*kept*(C+features)}
 
 def width(study)->int:
     "Of the token embeddings; that of Stable Diffusion 1.x if the foundation is not here."
