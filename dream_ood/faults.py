@@ -443,7 +443,7 @@ def clock(c:Campaign):
     with atomic(place/'profile.yaml') as f: f.write_text(yaml.safe_dump(other, sort_keys=False))
     table = place.home/'tables'/'table1.csv'
     before = table.stat().st_mtime_ns
-    first = place.call('--','--until','stage').end()
+    first = place.call('--','--until','evaluation').end()
     call = place.call().end()
     same = table.exists() and table.stat().st_mtime_ns==before
     moment = 'evaluation.k is another; a call that ends before the table, then one that does not'
