@@ -85,7 +85,9 @@ def checked(
     "Refuse embeddings and parameters that make no sense."
     if M<1: raise DreamError(f'{M} samples were asked for: ask for at least one.')
     if sigma<=0: raise DreamError(f'sigma is {sigma}: it must be above 0, for without noise there are no candidates.')
-    if z.ndim!=2 or len(z)<2:
+    if z.ndim!=2:
+        raise DreamError(f'Embeddings of a class are a matrix, a row an image: these have the shape {tuple(z.shape)}.')
+    if len(z)<2:
         raise DreamError(f'A class has {len(z)} embedding: k-NN distances need at least 2 images of each class.')
     if not z.isfinite().all():
         raise DreamError(f'{(~z.isfinite().all(1)).sum()} of {len(z)} embeddings hold NaN or infinity: '

@@ -253,7 +253,7 @@ def test_many_candidates_are_drawn_in_pieces():
 nan = z.clone(); nan[3,0] = torch.nan
 @pytest.mark.parametrize('changes, words', [
     (dict(rule='magic'), "no sampling rule 'magic'"), (dict(z=z[:K]), f'too few for neighbour k={K}'),
-    (dict(z=z[:1]), 'A class has 1 embedding'),
+    (dict(z=z[:1]), 'A class has 1 embedding: k-NN'),
     (dict(z=z*2), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'), (dict(sigma=0), 'sigma is 0'),
     (dict(sigma=-1.), 'sigma is -1'),
     (dict(sigmas=1), 'sigmas'), (dict(noise='loud'), "no noise 'loud'"), (dict(M=0), 'at least one'),
@@ -272,6 +272,14 @@ nan = z.clone(); nan[3,0] = torch.nan
 def test_bad_input_is_one_sentence(changes, words):
     with pytest.raises(DreamError, match=words) as e: draw(**changes)
     assert '\n' not in str(e.value)
+
+def test_a_vector_is_no_class_in_one_sentence():
+    with pytest.raises(DreamError, match=r'a row an image: these have the shape \(24,\)'):
+        sample('knn', z[0], 5, torch.Generator(), **{k: PARAMS[k] for k in ('k','select','candidates','keep','sigma')})
+
+def test_two_embeddings_are_enough_for_distances():
+    s = draw(z=z[:2], k=1, select=2, M=5)
+    close(s.distance.numpy(), brute_of(z[:2],s.z,1), 1e-6)
 
 def test_missing_parameters_are_named():
     with pytest.raises(DreamError, match="'sigma'"):
