@@ -6,7 +6,7 @@ from fastcore.test import test_close as close
 from sklearn.neighbors import NearestNeighbors
 from dream_ood import search
 from dream_ood.core import DreamError
-from dream_ood.sampling import RULES,inliers,knn,misread,percentiles,plain_distance,plain_knn,sample,slerp
+from dream_ood.sampling import RULES,inliers,knn,misread,percentiles,plain_distance,plain_knn,sample,slerp,span
 from dream_ood.search import (Candidates,Noise,Space,boundary_points,extremes,farthest,kth_distance,neighbours,
                               own_distance)
 
@@ -254,10 +254,11 @@ nan = z.clone(); nan[3,0] = torch.nan
 @pytest.mark.parametrize('changes, words', [
     (dict(rule='magic'), "no sampling rule 'magic'"), (dict(z=z[:K]), f'too few for neighbour k={K}'),
     (dict(z=z[:1]), 'A class has 1 embedding: k-NN'),
-    (dict(z=z*2), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'), (dict(sigma=0), 'sigma is 0'),
+    (dict(z=z*2), 'unit norm'), (dict(z=z*1.0015), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'), (dict(sigma=0), 'sigma is 0'),
     (dict(sigma=-1.), 'sigma is -1'),
     (dict(sigmas=1), 'sigmas'), (dict(noise='loud'), "no noise 'loud'"), (dict(M=0), 'at least one'),
     (dict(rule='drift',strength=[.8,.3]), 'strength'),
+    (dict(rule='drift',strength=[.8,1.1]), 'strength'), (dict(rule='drift',strength=[-.1,.3]), 'strength'),
     (dict(rule='drift',noun_embeddings=nouns[:2]), '3 nouns'), (dict(rule='drift',noun_embeddings=None), '3 nouns'),
     (dict(rule='drift',nearby=2), 'raise nearby'),
     (dict(rule='names',noun_embeddings=None), 'needs at least 1 nouns'),
@@ -280,6 +281,11 @@ def test_a_vector_is_no_class_in_one_sentence():
 def test_two_embeddings_are_enough_for_distances():
     s = draw(z=z[:2], k=1, select=2, M=5)
     close(s.distance.numpy(), brute_of(z[:2],s.z,1), 1e-6)
+
+def test_drift_goes_any_share_of_the_way_between_two_ends():
+    t = span([.2,.6], 2000, torch.Generator().manual_seed(0))
+    assert t.shape==(2000,) and .2<=t.min()<.21 and .59<t.max()<=.6 and abs(t.mean()-.4)<.01
+    assert span([.5,.5], 3, torch.Generator()).tolist()==[.5]*3
 
 def test_missing_parameters_are_named():
     with pytest.raises(DreamError, match="'sigma'"):
