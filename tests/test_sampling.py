@@ -254,7 +254,8 @@ nan = z.clone(); nan[3,0] = torch.nan
 @pytest.mark.parametrize('changes, words', [
     (dict(rule='magic'), "no sampling rule 'magic'"), (dict(z=z[:K]), f'too few for neighbour k={K}'),
     (dict(z=z[:1]), 'A class has 1 embedding: k-NN'),
-    (dict(z=z*2), 'unit norm'), (dict(z=z*1.0015), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'), (dict(sigma=0), 'sigma is 0'),
+    (dict(z=z*2), 'unit norm'), (dict(z=z*1.0015), 'unit norm'), (dict(z=nan), '1 of 120 embeddings hold NaN'),
+    (dict(sigma=0), 'sigma is 0'),
     (dict(sigma=-1.), 'sigma is -1'),
     (dict(sigmas=1), 'sigmas'), (dict(noise='loud'), "no noise 'loud'"), (dict(M=0), 'at least one'),
     (dict(rule='drift',strength=[.8,.3]), 'strength'),
