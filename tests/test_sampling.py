@@ -269,6 +269,7 @@ nan = z.clone(); nan[3,0] = torch.nan
     (dict(rule='boundary',step=1e-9), 'raise step'),
     # two classes of one name: no boundary to reach
     (dict(rule='boundary',z=z[:9],M=5,anchors=words(z)[[0,0]]), 'Only 0 embeddings reach'),
+    (dict(rule='gaussian',z=z[:1].repeat(N,1)), 'are the same'),
     (dict(rule='token_noise',sigma=0), 'sigma is 0'),
     (dict(rule='interpolation',strength=[.8,.3]), 'strength')])
 def test_bad_input_is_one_sentence(changes, words):
@@ -287,6 +288,13 @@ def test_drift_goes_any_share_of_the_way_between_two_ends():
     t = span([.2,.6], 2000, torch.Generator().manual_seed(0))
     assert t.shape==(2000,) and .2<=t.min()<.21 and .59<t.max()<=.6 and abs(t.mean()-.4)<.01
     assert span([.5,.5], 3, torch.Generator()).tolist()==[.5]*3
+
+def test_gaussian_of_two_different_embeddings_is_a_line():
+    two = z[:2].repeat(N//2,1)
+    s = draw('gaussian', z=two)
+    Q = torch.linalg.qr(two[:2].T.double())[0]
+    off = s.z.double()-s.z.double()@Q@Q.T
+    assert s.z.isfinite().all() and off.norm(dim=1).max()<.01<(s.z-two[0]).norm(dim=1).min()
 
 def test_missing_parameters_are_named():
     with pytest.raises(DreamError, match="'sigma'"):
