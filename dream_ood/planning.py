@@ -61,6 +61,7 @@ def rule_setting(q)->str: # q: Pool
     own = q.model_dump(include=set(parameters_of(q.rule)))
     return f'{q.rule}, {q.per_class} a class' + ''.join(f', {k} {v}' for k,v in own.items() if v is not None)
 
+# %% ../nbs/11_planning.ipynb #b300000a
 def needed(study)->dict: # (work, setting) -> what it depends on
     "Everything that a study's hours are estimated from."
     p,out = study.data.image_size,{}

@@ -163,6 +163,7 @@ def set_aside(self:Stage)->Path:
     (p := self.aside()).parent.mkdir(parents=True, exist_ok=True)
     return self.folder.rename(p)
 
+# %% ../nbs/00_runs.ipynb #bd9ef4c2
 @patch
 def begin(self:Stage):
     """Start or go on with this stage: earlier stages must be done; work for other inputs is set aside, work for
