@@ -118,7 +118,7 @@ class Trial:
         if not (pid := os.fork()):
             try: os.write(here, json.dumps([n for n,i in enumerate(items) if not self.run(i)]).encode())
             finally: os._exit(0)
-        os.waitpid(pid, 0)
+        os.close(here); os.waitpid(pid, 0)
         return [items[n] for n in json.loads(os.read(there, 2**16))]
     def judge(self, mutant, tests):
         *key,tree = mutant; start = time.time()
